@@ -1,0 +1,231 @@
+"""The files of a run, read so that a missing or cut one costs its own part of the page only."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fourstage.errors import InputError
+from fourstage.reporting.numbers import Number, is_number
+
+STAGES = ("pretrain", "sft", "reward", "rl")
+TITLES = {
+    "pretrain": "Pretraining",
+    "sft": "Supervised fine-tuning",
+    "reward": "Reward modelling",
+    "rl": "Reinforcement learning",
+}
+PRODUCTS = {"pretrain": "base", "sft": "SFT", "reward": "reward", "rl": "RL"}
+
+
+@dataclass
+class StageFiles:
+    """One stage's folder: `metrics.jsonl`, `samples.jsonl`, `results.json`, each possibly absent."""
+
+    name: str
+    folder: Path
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    results: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        return TITLES.get(self.name, self.name)
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.results)
+
+    @property
+    def begun(self) -> bool:
+        return self.finished or bool(self.rows)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        found = self.results.get("metrics")
+        items = found.items() if isinstance(found, dict) else ()
+        return {name: float(value) for name, value in items if is_number(value)}
+
+    def number(self, *names: str) -> Number | None:
+        """The first of these metrics that `results.json` has, with its interval."""
+        for name in names:
+            if name in self.metrics:
+                return Number(self.metrics[name], *self._interval(name))
+        return None
+
+    def _interval(self, name: str) -> tuple[float | None, float | None]:
+        intervals = self.results.get("intervals")
+        found = intervals.get(name) if isinstance(intervals, dict) else None
+        if isinstance(found, list | tuple) and len(found) == 2 and all(map(is_number, found)):
+            return float(found[0]), float(found[1])
+        return None, None
+
+    def by_kind(self, name: str) -> dict[str, Number]:
+        """`{kind: number}` of the metrics `name/kind` (also `name.kind`, `name:kind`, `name[kind]`)."""
+        pattern = re.compile(re.escape(name) + r"(?:[/.:]|\[)([^\]]+)\]?$")
+        found = {}
+        for metric in self.metrics:
+            match = pattern.match(metric)
+            number = self.number(metric)
+            if match and number:
+                found[match.group(1)] = number
+        return found
+
+    def total(self, name: str) -> float | None:
+        """`seconds`, `tokens` or `flops` of `results.json`, else the last row's."""
+        value = self.results.get(name)
+        if is_number(value):
+            return float(value)
+        values = [row[name] for row in self.rows if is_number(row.get(name))]
+        return float(values[-1]) if values else None
+
+    def column(self, name: str, against: str = "step") -> list[tuple[float, float]]:
+        """The points `(row[against], row[name])` of the rows that have both as finite numbers."""
+        return [
+            (float(row[against]), float(row[name]))
+            for row in self.rows
+            if is_number(row.get(name)) and is_number(row.get(against))
+        ]
+
+    def first_column(self, *names: str, against: str = "step") -> list[tuple[float, float]]:
+        """The points of the first of these columns that has any."""
+        return next((points for name in names if (points := self.column(name, against))), [])
+
+
+@dataclass
+class RunFiles:
+    """Everything that the page is made of."""
+
+    folder: Path
+    recipe: dict[str, Any]
+    recipe_text: str
+    lineage: dict[str, Any]
+    data: dict[str, Any]
+    plan: dict[str, Any]
+    stages: dict[str, StageFiles]
+    faults: list[str]
+
+    @property
+    def name(self) -> str:
+        return str(self.recipe.get("name") or self.folder.resolve().name)
+
+    def __getitem__(self, stage: str) -> StageFiles:
+        return self.stages[stage]
+
+    def setting(self, path: str) -> Any:
+        """A field of the recipe by its dotted path, or None."""
+        value: Any = self.recipe
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+    def record(self, stage: str) -> dict[str, Any]:
+        """A stage's entry in `run.json`."""
+        stages = self.lineage.get("stages")
+        found = stages.get(stage) if isinstance(stages, dict) else None
+        return found if isinstance(found, dict) else {}
+
+    def status(self, stage: str) -> str:
+        """`finished`, `unfinished` or `not begun`, or what `run.json` says of an unfinished one."""
+        if self[stage].finished:
+            return "finished"
+        said = self.record(stage).get("status")
+        if isinstance(said, str) and said:
+            return said
+        return "unfinished" if self[stage].begun else "not begun"
+
+
+def read_run(folder: Path) -> RunFiles:
+    """Reads what there is of a run.
+
+    Raises:
+        InputError: `folder` does not exist or has none of the files that mark a run.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give the folder of a run, such as runs/smoke")
+    faults: list[str] = []
+    marks = [folder / "run.json", folder / "recipe.yaml"]
+    marks += [folder / stage / name for stage in STAGES for name in ("results.json", "metrics.jsonl")]
+    if not any(mark.is_file() for mark in marks):
+        raise InputError(
+            f"{folder}: not a run (it has no run.json, recipe.yaml or stage); "
+            "give a folder that `fourstage run` made, such as runs/smoke"
+        )
+    recipe_text = _text(folder / "recipe.yaml", faults)
+    return RunFiles(
+        folder=folder,
+        recipe=_yaml(recipe_text, faults),
+        recipe_text=recipe_text,
+        lineage=_json(folder / "run.json", faults),
+        data=_json(folder / "data" / "report.json", faults),
+        plan=_json(folder / "plan.json", faults),
+        stages={stage: _stage(folder, stage, faults) for stage in STAGES},
+        faults=faults,
+    )
+
+
+def _stage(run: Path, name: str, faults: list[str]) -> StageFiles:
+    folder = run / name
+    return StageFiles(
+        name,
+        folder,
+        rows=_lines(folder / "metrics.jsonl", run, faults),
+        samples=_lines(folder / "samples.jsonl", run, faults),
+        results=_json(folder / "results.json", faults),
+        model=_json(folder / "model" / "config.json", faults),
+    )
+
+
+def _text(path: Path, faults: list[str]) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        faults.append(f"{path.name} could not be read: {error.strerror}")
+        return ""
+
+
+def _json(path: Path, faults: list[str]) -> dict[str, Any]:
+    text = _text(path, faults)
+    if not text.strip():
+        return {}
+    try:
+        value = json.loads(text)
+    except ValueError:
+        faults.append(f"{path.parent.name}/{path.name} is not whole JSON and was passed over")
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _yaml(text: str, faults: list[str]) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        faults.append("recipe.yaml is not YAML and was passed over")
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _lines(path: Path, run: Path, faults: list[str]) -> list[dict[str, Any]]:
+    """The rows of a JSONL file; the last line may have been cut by a kill and is then not a fault."""
+    lines = [line for line in _text(path, faults).splitlines() if line.strip()]
+    rows, bad = [], 0
+    for number, line in enumerate(lines):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            bad += number < len(lines) - 1
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    if bad:
+        faults.append(f"{path.relative_to(run)}: {bad} unreadable rows were passed over")
+    return rows
