@@ -1,0 +1,17 @@
+"""The typed recipe: what a run is a function of."""
+
+from fourstage.recipe.loading import load, recipe_from, shipped, shipped_text
+from fourstage.recipe.schema import RL, STAGES, Model, Recipe, Reward, Stage
+
+__all__ = [
+    "RL",
+    "STAGES",
+    "Model",
+    "Recipe",
+    "Reward",
+    "Stage",
+    "load",
+    "recipe_from",
+    "shipped",
+    "shipped_text",
+]

@@ -1,0 +1,244 @@
+"""Every field of a recipe, with its type and range. None means: derived by a printed rule."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fourstage.errors import InputError
+from fourstage.recipe.numbers import Real, Seconds, Whole
+
+Paths = str | list[str]
+PositiveInt = Annotated[Whole, Field(gt=0)]
+Count = Annotated[Whole, Field(ge=0)]
+Positive = Annotated[Real, Field(gt=0)]
+NonNegative = Annotated[Real, Field(ge=0)]
+Fraction = Annotated[Real, Field(ge=0, le=1)]
+OpenFraction = Annotated[Real, Field(ge=0, lt=1)]
+Schedule = Literal["cosine", "linear", "wsd", "constant"]
+STAGES = ("pretrain", "sft", "reward", "rl")
+
+
+class Section(BaseModel):
+    """A part of a recipe. A key it does not know is a fault, and a number may be no infinity."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+class Data(Section):
+    """Where the text, the demonstrations, the comparisons and the prompts come from.
+
+    Paths are files or folders, several as a list; "world" is the embedded world. A part left out
+    comes from the world when the text does, and is made from the text otherwise.
+    """
+
+    pretrain: Paths | None = None
+    sft: Paths | None = None
+    preferences: Paths | None = None
+    prompts: Paths | None = None
+    document: Literal["auto", "file", "paragraph", "line"] = "auto"
+    key: str | None = None
+    validation: Annotated[Real, Field(gt=0, lt=1)] = 0.02
+    demonstrations: PositiveInt | None = None
+    comparisons: PositiveInt | None = None
+    rl_prompts: PositiveInt | None = None
+
+    def origin(self, part: str) -> str:
+        """Where `part` comes from: "world", "made" (from the text) or "files"."""
+        value = getattr(self, part)
+        if value is None:
+            return "world" if self.pretrain == "world" else "made"
+        return "world" if value == "world" else "files"
+
+
+class World(Section):
+    """How much of the embedded world is written out."""
+
+    documents: PositiveInt | None = None
+    validation_documents: PositiveInt = 2000
+
+
+class TokenizerSection(Section):
+    """The vocabulary: trained on the text, or a folder with a tokenizer.json."""
+
+    vocab_size: Annotated[Whole, Field(ge=264, le=1_000_000)] | None = None
+    path: str | None = None
+
+
+class Model(Section):
+    """The shape: a target number of parameters, or any of its sizes."""
+
+    params: Annotated[Whole, Field(ge=1000)] | None = None
+    layers: PositiveInt | None = None
+    width: PositiveInt | None = None
+    heads: PositiveInt | None = None
+    kv_heads: PositiveInt | None = None
+    mlp_width: PositiveInt | None = None
+    context: Annotated[Whole, Field(ge=8)] | None = None
+    head_width: Annotated[Whole, Field(ge=2, multiple_of=2)] | None = None
+    rope_theta: Positive = 10000.0
+    norm_eps: Positive = 1e-6
+    activation: Literal["swiglu", "relu2"] = "swiglu"
+    qk_norm: bool = True
+    tie_embeddings: bool | None = None
+
+
+class Stage(Section):
+    """What every stage shares.
+
+    `tokens`, `epochs` and `steps` say how long it trains: one is enough, and where several are
+    given the first to be reached ends the stage. Counts named `..._every` are in steps.
+    """
+
+    source_model: str | None = Field(default=None, alias="from")
+    tokens: PositiveInt | None = None
+    epochs: Positive | None = None
+    steps: PositiveInt | None = None
+    batch_tokens: PositiveInt | None = None
+    micro_batch_tokens: PositiveInt | None = None
+    learning_rate: Annotated[Real, Field(gt=0, le=1)] | None = None
+    schedule: Schedule | None = None
+    warmup_steps: Count | None = None
+    final_fraction: Fraction | None = None
+    weight_decay: NonNegative | None = None
+    beta1: OpenFraction = 0.9
+    beta2: OpenFraction = 0.95
+    eps: Positive = 1e-8
+    clip: Positive = 1.0
+    ema: OpenFraction = 0.0
+    validate_every: PositiveInt | None = None
+    sample_every: PositiveInt | None = None
+    checkpoint_every: PositiveInt | None = None
+    checkpoint_seconds: Annotated[Seconds, Field(gt=0)] = 60.0
+    keep_checkpoints: PositiveInt = 2
+    log_every: PositiveInt | None = None
+
+
+class Pretrain(Stage):
+    """Next-token prediction on raw text."""
+
+
+class Sft(Stage):
+    """Next-token prediction on the responses of demonstrations."""
+
+
+class Reward(Stage):
+    """Bradley-Terry on comparisons. One epoch over `data.comparisons` unless said otherwise."""
+
+    pairs_per_step: PositiveInt | None = None
+    centring: NonNegative = 0.01
+    language_coefficient: NonNegative = 0.0
+
+
+class RL(Stage):
+    """PPO or GRPO against the reward model.
+
+    An iteration samples `rollout_batch` episodes and passes over them `epochs` times in
+    `minibatches` updates each; `steps` counts the updates of the whole stage.
+    """
+
+    algorithm: Literal["ppo", "grpo"] = "ppo"
+    reward_model: str | None = None
+    episodes: PositiveInt | None = None
+    rollout_batch: PositiveInt | None = None
+    group: PositiveInt | None = None
+    epochs: PositiveInt = 1
+    minibatches: PositiveInt | None = None
+    max_new_tokens: PositiveInt | None = None
+    temperature: Positive = 1.0
+    kl_coefficient: NonNegative = 0.05
+    kl_target: Positive | None = None
+    kl_horizon: Positive = 10000.0
+    gamma: Annotated[Real, Field(gt=0, le=1)] = 1.0
+    lam: Fraction = 0.95
+    clip_range: Annotated[Real, Field(gt=0, lt=1)] = 0.2
+    value_clip: Positive = 0.2
+    value_coefficient: NonNegative = 0.1
+    critic_learning_rate: Annotated[Real, Field(gt=0, le=1)] | None = None
+    missing_end_penalty: Real = -1.0
+    pretraining_mix: NonNegative = 0.0
+    eps: Positive = 1e-5
+
+    @model_validator(mode="after")
+    def _groups_divide_the_batch(self) -> RL:
+        if self.rollout_batch and self.group and self.rollout_batch % self.group:
+            raise ValueError(
+                f"rollout_batch={self.rollout_batch} is not a multiple of group={self.group}"
+            )
+        if self.algorithm == "grpo" and self.group == 1:
+            raise ValueError("group=1 leaves GRPO nothing to compare with: write group=8")
+        return self
+
+
+class Evaluation(Section):
+    """How many held-out items each number is measured on."""
+
+    documents: PositiveInt = 2000
+    instructions: PositiveInt = 500
+    pairs: PositiveInt = 1000
+    prompts: PositiveInt = 500
+
+
+class Recipe(Section):
+    """Data, tokenizer, model and the four stages."""
+
+    name: Annotated[str, Field(min_length=1, pattern=r"^[^/\\\x00-\x1f]+$")] = "run"
+    seed: Count = 0
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    data: Data = Data()
+    world: World = World()
+    tokenizer: TokenizerSection = TokenizerSection()
+    model: Model = Model()
+    pretrain: Pretrain = Pretrain()
+    sft: Sft = Sft()
+    reward: Reward = Reward()
+    rl: RL = RL()
+    evaluation: Evaluation = Evaluation()
+
+    def require_data(self) -> None:
+        """Checks that every part that is to be made from the text has a text to be made from.
+
+        Raises:
+            InputError: `data.pretrain` is missing.
+        """
+        parts = {"pretrain": "pretrain", "sft": "sft", "reward": "preferences", "rl": "prompts"}
+        needy = [s for s in STAGES if self.data.origin(parts[s]) == "made"]
+        if self.pretrain.source_model and "pretrain" in needy:
+            needy.remove("pretrain")
+        if self.data.pretrain in (None, []) and needy:
+            raise InputError(
+                f"data.pretrain is missing, and {', '.join(needy)} needs it: write "
+                "data.pretrain=FOLDER (text, JSONL or JSON lists) or data.pretrain=world"
+            )
+
+    def stage(self, name: str) -> Stage:
+        """The section of one of the four stages."""
+        return getattr(self, name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values under the names a recipe file uses (`from`, not `source_model`)."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def to_yaml(self) -> str:
+        """A recipe file that loads to an equal recipe; what is None (derived) is left out."""
+        plain = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        plain = {key: value for key, value in plain.items() if value != {}}
+        return yaml.dump(plain, Dumper=_RecipeDumper, sort_keys=False, allow_unicode=True)
+
+
+class _RecipeDumper(yaml.SafeDumper):
+    """Numbers as people write them: 0.0003 and 3.0e-5, both of which YAML reads as numbers."""
+
+
+def _represent_float(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
+    text = repr(value)
+    if "e" in text and "." not in text:
+        text = text.replace("e", ".0e")
+    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
+
+
+_RecipeDumper.add_representer(float, _represent_float)
