@@ -1,0 +1,1 @@
+"""What each stage minimises: pure functions of tensors, and thin objectives over them."""

@@ -1,0 +1,48 @@
+"""What an objective answers, and the small pieces that every objective uses."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fourstage.data.batch import Batch
+
+Sums = dict[str, Tensor]
+Metrics = dict[str, tuple[float, float]]
+
+
+class Objective(Protocol):
+    """Sums and counts; the trainer alone divides, `loss = sum_k sums[k] / counts[k]`.
+
+    Counts are of the whole step, over micro-batches and ranks, so the update does not depend on how
+    the step was cut. A mean over each micro-batch, averaged, would weigh tokens unequally.
+    """
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        """The denominator of each term over `batch`; from data alone, before any forward."""
+        ...
+
+    def sums(self, module: Any, micro: Batch) -> tuple[Sums, Metrics]:
+        """Each term summed over `micro`, differentiable; metrics as (sum, count)."""
+        ...
+
+
+def trained_cells(batch: Batch) -> Tensor:
+    """[trained] indices of the cells whose loss weight is not zero."""
+    return batch.streams["loss_weights"].nonzero().squeeze(1)
+
+
+def document_sums(values: Tensor, batch: Batch) -> Tensor:
+    """[cells] -> [documents], the sum over each document's cells."""
+    zeros = values.new_zeros(len(batch.lengths))
+    return zeros.index_add(0, batch.document_ids, values)
+
+
+def metric_sums(weights: Tensor, **values: Tensor) -> Metrics:
+    """Each of `values` [n], weighted, as (sum, count) in one transfer from the device."""
+    with torch.no_grad():
+        rows = [(value.detach() * weights).sum().double() for value in values.values()]
+        *totals, count = torch.stack([*rows, weights.sum().double()]).tolist()
+    return {name: (total, count) for name, total in zip(values, totals, strict=True)}

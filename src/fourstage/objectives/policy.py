@@ -1,0 +1,63 @@
+"""What PPO and GRPO share: the clipped surrogate, and the numbers to watch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fourstage.data.batch import Batch
+from fourstage.objectives.kl import k1, k3
+from fourstage.objectives.objective import Metrics, metric_sums
+
+
+def clipped_policy_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    clip_low: float,
+    clip_high: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`max(-A rho, -A clip(rho, 1 - clip_low, 1 + clip_high))`, `rho = exp(logp - old_logp)`.
+
+    Schulman et al. (PPO, 2017), eq. 7; two clip ranges as in DAPO (Yu et al., 2025, eq. 10).
+
+    Args:
+        logprobs, old_logprobs, advantages: [tokens] each.
+
+    Returns:
+        The loss, rho, and whether the clip cut the token's gradient; each [tokens].
+    """
+    ratio = torch.exp(logprobs - old_logprobs)
+    free = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
+    return torch.maximum(free, clipped), ratio, clipped > free
+
+
+def policy_metrics(
+    micro: Batch, cells: Tensor, logprobs: Tensor, ratio: Tensor, cut: Tensor, entropies: Tensor
+) -> Metrics:
+    """Means over trained tokens, as (sum, count).
+
+    `ratio`; `ratio_deviation` |rho - 1|, which is 0 within rounding on a rollout's first minibatch;
+    `approx_kl_k1` and `approx_kl_k3` from the old policy to this one; `clip_fraction`; `entropy`;
+    `kl_k1`, `kl_k3` to the reference and `rollout_gap` |old - rollout log-probability| where the
+    batch has those streams. All in nats a token.
+    """
+    streams = micro.streams
+    old = streams["old_logprobs"][cells]
+    now = logprobs.detach()
+    values = {
+        "ratio": ratio,
+        "ratio_deviation": (ratio - 1).abs(),
+        # Tokens were drawn from the old policy, so its log-probability comes first.
+        "approx_kl_k1": k1(old, now),
+        "approx_kl_k3": k3(old, now),
+        "clip_fraction": cut.to(now.dtype),
+        "entropy": entropies,
+    }
+    if "ref_logprobs" in streams:
+        values["kl_k1"] = k1(now, streams["ref_logprobs"][cells])
+        values["kl_k3"] = k3(now, streams["ref_logprobs"][cells])
+    if "rollout_logprobs" in streams:
+        values["rollout_gap"] = (old - streams["rollout_logprobs"][cells]).abs()
+    return metric_sums(streams["loss_weights"][cells], **values)
