@@ -23,6 +23,10 @@ class Scale:
             low, high, at = math.log10(low), math.log10(high), math.log10(max(value, 1e-300))
         return self.start + (at - low) / (high - low) * (self.end - self.start)
 
+    def texts(self, ticks: Sequence[float]) -> list[str]:
+        """The ticks as text; on a logarithmic axis each has its own unit."""
+        return [tick_texts([tick])[0] for tick in ticks] if self.log else tick_texts(ticks)
+
     def ticks(self, count: int) -> list[float]:
         """Up to about `count` round values inside the range."""
         if self.log:
