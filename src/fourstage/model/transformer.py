@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourstage.model.config import ModelConfig
+from fourstage.model.decoding import decode
 from fourstage.model.layout import Layout, from_buckets, to_buckets
 from fourstage.randomness import generator
 
@@ -175,6 +176,10 @@ class Transformer(nn.Module):
         for index, block in enumerate(self.model.layers):
             x = block(x, cos, sin, layout, None if cache is None else (cache, index))
         return self.model.norm(x)
+
+    def decode(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """One new token a row against the cache: [batch] -> hidden states [batch, width]."""
+        return decode(self, tokens, cache)
 
     @property
     def output_weight(self) -> Tensor:

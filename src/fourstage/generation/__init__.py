@@ -1,0 +1,1 @@
+"""Batched, cached generation, and how tokens are drawn."""

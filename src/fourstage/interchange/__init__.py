@@ -1,0 +1,1 @@
+"""Model folders that other programs open, and theirs opened here."""
