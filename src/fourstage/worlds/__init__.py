@@ -1,0 +1,1 @@
+"""Generated worlds whose probabilities are known exactly."""

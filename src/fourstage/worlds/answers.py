@@ -1,0 +1,285 @@
+"""Instructions of the calibration world: a prompt for each kind, and every right answer to it.
+
+An answer has two right forms, `full` and `short`; each is a program over a `Script`, so the same
+lines write demonstrations and check what a model wrote.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fourstage.worlds import documents
+from fourstage.worlds.script import Reader, Script, Unreadable, Writer, without
+from fourstage.worlds.words import ANIMALS, COLOURS, NAMES, PLACES, THINGS, TRAITS, plural
+
+Facts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """A kind of task: `ask` draws facts, `prompt` words them, `full` and `short` answer, `spoil`
+    changes the facts into ones whose answer is wrong."""
+
+    ask: Callable[[random.Random], Facts]
+    prompt: Callable[[Facts], str]
+    full: Callable[[Script, Facts], None]
+    short: Callable[[Script, Facts], None]
+    spoil: Callable[[random.Random, Facts], Facts]
+
+
+def write_answer(kind: str, facts: Facts, form: str, rng: random.Random) -> str:
+    """A right answer to the facts, `full` or `short`."""
+    writer = Writer(rng)
+    getattr(INSTRUCTIONS[kind], form)(writer, facts)
+    return writer.text
+
+
+def form_of(kind: str, facts: Facts, answer: str) -> str | None:
+    """`full` or `short` when `answer` is right for the facts, else None."""
+    for form in ("full", "short"):
+        reader = Reader(answer)
+        try:
+            getattr(INSTRUCTIONS[kind], form)(reader, facts)
+            reader.finish()
+        except Unreadable:
+            continue
+        return form
+    return None
+
+
+def _swap(rng: random.Random, facts: Facts, options: dict[str, list[str]]) -> Facts:
+    """The facts with one of the named words replaced by another of its list."""
+    key = rng.choice(sorted(options))
+    return facts | {key: rng.choice(without(options[key], facts[key]))}
+
+
+def _story_facts(rng: random.Random) -> Facts:
+    return {
+        "name": rng.choice(NAMES),
+        "animal": rng.choice(ANIMALS),
+        "colour": rng.choice(COLOURS),
+        "thing": rng.choice(THINGS),
+    }
+
+
+def _story_prompt(f: Facts) -> str:
+    return f"Tell a story about {f['name']} the {f['animal']} and a {f['colour']} {f['thing']}."
+
+
+def _story_full(s: Script, f: Facts) -> None:
+    documents.tell_story(s, f["name"], f["animal"], f["colour"], f["thing"])
+
+
+def _story_short(s: Script, f: Facts) -> None:
+    s.say(f"{f['name']} the {f['animal']} wanted a {f['colour']} {f['thing']}. ")
+    s.say(f"{f['name']} looked in the ")
+    s.choose(PLACES)
+    s.say(f" and found the {f['colour']} {f['thing']}.")
+
+
+def _story_spoil(rng: random.Random, f: Facts) -> Facts:
+    words = {"name": NAMES, "animal": ANIMALS, "colour": COLOURS, "thing": THINGS}
+    return _swap(rng, f, words)
+
+
+def _description_facts(rng: random.Random) -> Facts:
+    return {
+        "name": rng.choice(NAMES),
+        "animal": rng.choice(ANIMALS),
+        "trait": rng.choice(TRAITS),
+        "place": rng.choice(PLACES),
+    }
+
+
+def _description_prompt(f: Facts) -> str:
+    return (
+        f"Describe {f['name']} the {f['animal']}, who is {f['trait']} and lives in the "
+        f"{f['place']}."
+    )
+
+
+def _description_full(s: Script, f: Facts) -> None:
+    documents.describe(s, f["name"], f["animal"], f["trait"], f["place"])
+
+
+def _description_short(s: Script, f: Facts) -> None:
+    s.say(f"{f['name']} is a {f['trait']} {f['animal']}. ")
+    s.say(f"{f['name']} lives in the {f['place']}.")
+
+
+def _description_spoil(rng: random.Random, f: Facts) -> Facts:
+    words = {"name": NAMES, "animal": ANIMALS, "trait": TRAITS, "place": PLACES}
+    return _swap(rng, f, words)
+
+
+def _talk_facts(rng: random.Random) -> Facts:
+    names = rng.sample(NAMES, 2)
+    things = rng.sample(THINGS, 2)
+    said = [
+        {"name": name, "colour": rng.choice(COLOURS), "thing": thing}
+        for name, thing in zip(names, things, strict=True)
+    ]
+    return {"said": said, **rng.choice(said)}
+
+
+def _talk_prompt(f: Facts) -> str:
+    said = " ".join(f"{x['name']} said: I have a {x['colour']} {x['thing']}." for x in f["said"])
+    return f"{said} What does {f['name']} have?"
+
+
+def _talk_full(s: Script, f: Facts) -> None:
+    documents.answer_having(s, f["name"], f["colour"], f["thing"])
+
+
+def _talk_short(s: Script, f: Facts) -> None:
+    s.say(f"A {f['colour']} {f['thing']}.")
+
+
+def _talk_spoil(rng: random.Random, f: Facts) -> Facts:
+    other = next(x for x in f["said"] if x["name"] != f["name"])
+    if rng.random() < _DISTRACTED:
+        return f | {"colour": other["colour"], "thing": other["thing"]}
+    return _swap(rng, f, {"colour": without(COLOURS, other["colour"]), "thing": THINGS})
+
+
+def _sum_facts(rng: random.Random) -> Facts:
+    first, second = (rng.randint(1, documents.LARGEST_ADDEND) for _ in range(2))
+    return {"first": first, "second": second, "sum": first + second}
+
+
+def _sum_full(s: Script, f: Facts) -> None:
+    s.say(f"{f['first']} + {f['second']} = {f['sum']}.")
+
+
+def _sum_short(s: Script, f: Facts) -> None:
+    s.say(f"{f['sum']}.")
+
+
+def _sum_spoil(rng: random.Random, f: Facts) -> Facts:
+    wrong = [n for n in range(2, 2 * documents.LARGEST_ADDEND + 1) if n != f["sum"]]
+    return f | {"sum": rng.choice(wrong)}
+
+
+def _question_facts(rng: random.Random) -> Facts:
+    names, places = rng.sample(NAMES, 3), rng.sample(PLACES, 3)
+    asked = rng.randrange(3)
+    return {"names": names, "places": places, "name": names[asked], "place": places[asked]}
+
+
+def _question_prompt(f: Facts) -> str:
+    pairs = zip(f["names"], f["places"], strict=True)
+    return " ".join(f"{n} is in the {p}." for n, p in pairs) + f" Where is {f['name']}?"
+
+
+def _question_full(s: Script, f: Facts) -> None:
+    documents.answer_where(s, f["name"], f["place"])
+
+
+def _question_short(s: Script, f: Facts) -> None:
+    s.say(f"In the {f['place']}.")
+
+
+def _question_spoil(rng: random.Random, f: Facts) -> Facts:
+    distracted = rng.random() < _DISTRACTED
+    options = without(f["places"] if distracted else PLACES, f["place"])
+    if not distracted:
+        options = without(options, *f["places"])
+    return f | {"place": rng.choice(options)}
+
+
+def _words_facts(count: int) -> Callable[[random.Random], Facts]:
+    return lambda rng: {"words": rng.sample(THINGS, count)}
+
+
+def _words_spoil(rng: random.Random, f: Facts) -> Facts:
+    words = list(f["words"])
+    words[rng.randrange(len(words))] = rng.choice(without(THINGS, *words))
+    return {"words": words}
+
+
+def _sort_full(s: Script, f: Facts) -> None:
+    s.say("Sorted: ")
+    _sort_short(s, f)
+
+
+def _sort_short(s: Script, f: Facts) -> None:
+    s.say(" ".join(sorted(f["words"])) + ".")
+
+
+def _song_full(s: Script, f: Facts) -> None:
+    s.say("I sing: ")
+    _song_short(s, f)
+
+
+def _song_short(s: Script, f: Facts) -> None:
+    s.say(" ".join(f["words"]) + ".")
+
+
+def _count_facts(rng: random.Random) -> Facts:
+    return {"number": rng.randint(2, documents.LARGEST_COUNT), "thing": rng.choice(THINGS)}
+
+
+def _count_full(s: Script, f: Facts) -> None:
+    documents.count_aloud(s, f["number"], f["thing"])
+
+
+def _count_short(s: Script, f: Facts) -> None:
+    numbers = ", ".join(str(n) for n in range(1, f["number"] + 1))
+    s.say(f"{numbers} {plural(f['thing'])}.")
+
+
+def _count_spoil(rng: random.Random, f: Facts) -> Facts:
+    if rng.random() < 0.5:
+        return f | {"thing": rng.choice(without(THINGS, f["thing"]))}
+    numbers = [n for n in range(2, documents.LARGEST_COUNT + 1) if n != f["number"]]
+    return f | {"number": rng.choice(numbers)}
+
+
+# How often a wrong answer takes a word that was said of somebody else, not one that was never said.
+_DISTRACTED = 0.3
+
+INSTRUCTIONS: dict[str, Instruction] = {
+    "story": Instruction(_story_facts, _story_prompt, _story_full, _story_short, _story_spoil),
+    "description": Instruction(
+        _description_facts,
+        _description_prompt,
+        _description_full,
+        _description_short,
+        _description_spoil,
+    ),
+    "talk": Instruction(_talk_facts, _talk_prompt, _talk_full, _talk_short, _talk_spoil),
+    "sum": Instruction(
+        _sum_facts,
+        lambda f: f"What is {f['first']} + {f['second']}?",
+        _sum_full,
+        _sum_short,
+        _sum_spoil,
+    ),
+    "question": Instruction(
+        _question_facts, _question_prompt, _question_full, _question_short, _question_spoil
+    ),
+    "sort": Instruction(
+        _words_facts(4),
+        lambda f: f"Sort these words: {' '.join(f['words'])}.",
+        _sort_full,
+        _sort_short,
+        _words_spoil,
+    ),
+    "count": Instruction(
+        _count_facts,
+        lambda f: f"Count {f['number']} {plural(f['thing'])}.",
+        _count_full,
+        _count_short,
+        _count_spoil,
+    ),
+    "song": Instruction(
+        _words_facts(5),
+        lambda f: f"Sing this: {' '.join(f['words'])}.",
+        _song_full,
+        _song_short,
+        _words_spoil,
+    ),
+}

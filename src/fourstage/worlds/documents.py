@@ -1,0 +1,265 @@
+"""The kinds of document of the calibration world, each a program over a `Script`.
+
+Choices are uniform: under skewed ones a model that fails to look back falls to the most frequent
+word and looks better than it is. Documents open by naming what they will use, and answers repeat the
+words of the fact in its own order; both make looking back learnable by a small model in minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fourstage.worlds.script import Script, without
+from fourstage.worlds.words import ANIMALS, COLOURS, NAMES, PLACES, THINGS, TRAITS, plural
+
+LARGEST_ADDEND = 20
+LARGEST_COUNT = 6
+
+
+def story(s: Script) -> None:
+    """Someone wants a thing, searches, finds it and gives it away."""
+    name = s.choose(NAMES)
+    s.say(" the ")
+    animal = s.choose(ANIMALS)
+    s.say(" and a ")
+    colour = s.choose(COLOURS)
+    s.say(" ")
+    thing = s.choose(THINGS)
+    s.say(". ")
+    tell_story(s, name, animal, colour, thing)
+
+
+def tell_story(s: Script, name: str, animal: str, colour: str, thing: str) -> None:
+    s.recall(f"{name} the {animal}")
+    s.say(" wanted a ")
+    s.recall(f"{colour} {thing}")
+    s.say(". ")
+    s.recall(name)
+    s.say(" looked in the ")
+    first = s.choose(PLACES)
+    s.say(", but found only a ")
+    s.choose(without(THINGS, thing))
+    s.say(". Then ")
+    s.recall(name)
+    s.say(" looked in the ")
+    s.choose(without(PLACES, first))
+    s.say(" and found the ")
+    s.recall(f"{colour} {thing}")
+    s.say(". ")
+    s.recall(name)
+    s.say(" gave the ")
+    s.recall(thing)
+    s.say(" to ")
+    friend = s.choose(without(NAMES, name))
+    s.say(". ")
+    s.recall(friend)
+    s.say(" was ")
+    s.choose(TRAITS)
+    s.say(".")
+
+
+def description(s: Script) -> None:
+    """Who someone is, what they are like, where they live, what they own."""
+    name = s.choose(NAMES)
+    s.say(" the ")
+    animal = s.choose(ANIMALS)
+    s.say(", who is ")
+    trait = s.choose(TRAITS)
+    s.say(" and lives in the ")
+    place = s.choose(PLACES)
+    s.say(". ")
+    describe(s, name, animal, trait, place)
+
+
+def describe(s: Script, name: str, animal: str, trait: str, place: str) -> None:
+    s.recall(name)
+    s.say(" is a ")
+    s.recall(f"{trait} {animal}")
+    s.say(". ")
+    s.recall(name)
+    s.say(" lives in the ")
+    s.recall(place)
+    s.say(". ")
+    s.recall(name)
+    s.say(" has a ")
+    colour = s.choose(COLOURS)
+    s.say(" ")
+    thing = s.choose(THINGS)
+    s.say(". ")
+    s.recall(name)
+    s.say(" keeps the ")
+    s.recall(f"{colour} {thing}")
+    s.say(" in the ")
+    s.recall(place)
+    s.say(" and is ")
+    s.choose(without(TRAITS, trait))
+    s.say(" too.")
+
+
+def dialogue(s: Script) -> None:
+    """Two people tell one another what they have, and each repeats what was heard."""
+    one = s.choose(NAMES)
+    s.say(" and ")
+    other = s.choose(without(NAMES, one))
+    s.say(" in the ")
+    s.choose(PLACES)
+    s.say(". ")
+    belongings = {}
+    for speaker in (one, other):
+        s.recall(speaker)
+        s.say(" said: I have a ")
+        colour = s.choose(COLOURS)
+        s.say(" ")
+        thing = s.choose(without(THINGS, *(t for _, t in belongings.values())))
+        s.say(". ")
+        belongings[speaker] = (colour, thing)
+    for speaker, listener in ((other, one), (one, other)):
+        s.recall(speaker)
+        s.say(" said: ")
+        answer_having(s, listener, *belongings[listener])
+        s.say("" if speaker == one else " ")
+
+
+def answer_having(s: Script, name: str, colour: str, thing: str) -> None:
+    s.recall(name)
+    s.say(" has a ")
+    s.recall(f"{colour} {thing}")
+    s.say(".")
+
+
+def sums(s: Script) -> None:
+    """Additions, each with its result."""
+    for index in range(4):
+        first = s.choose(range(1, LARGEST_ADDEND + 1), lambda n: f"{n} +")
+        s.say(" ")
+        second = s.choose(range(1, LARGEST_ADDEND + 1), lambda n: f"{n} =")
+        s.say(" ")
+        s.recall(str(first + second))
+        s.say("." if index == 3 else ". ")
+
+
+def questions(s: Script) -> None:
+    """Who is where, then questions whose answers stand above."""
+    names, places = [], []
+    for _ in range(3):
+        names.append(s.choose(without(NAMES, *names)))
+        s.say(" is in the ")
+        places.append(s.choose(without(PLACES, *places)))
+        s.say(". ")
+    where = dict(zip(names, places, strict=True))
+    asked: list[str] = []
+    for index in range(2):
+        s.say("Where is ")
+        asked.append(s.choose(without(names, *asked)))
+        s.say("? ")
+        answer_where(s, asked[-1], where[asked[-1]])
+        s.say("" if index == 1 else " ")
+
+
+def answer_where(s: Script, name: str, place: str) -> None:
+    s.recall(name)
+    s.say(" is in the ")
+    s.recall(place)
+    s.say(".")
+
+
+def sorting(s: Script) -> None:
+    """Words, then the same words in the order of the alphabet."""
+    for index in range(2):
+        s.say("Words: " if index else "")
+        words = draw_words(s, 4)
+        s.say(" ")
+        s.say("Sorted: ")
+        s.recall(" ".join(sorted(words)))
+        s.say("." if index else ". ")
+
+
+def draw_words(s: Script, count: int) -> list[str]:
+    words: list[str] = []
+    for index in range(count):
+        words.append(s.choose(without(THINGS, *words)))
+        s.say("." if index == count - 1 else " ")
+    return words
+
+
+def counting(s: Script) -> None:
+    """Counting aloud, one by one."""
+    for index in range(3):
+        s.say("Count " if index else "")
+        number = s.choose(range(2, LARGEST_COUNT + 1))
+        s.say(" ")
+        thing = s.choose(THINGS, plural)
+        s.say(": ")
+        count_aloud(s, number, thing)
+        s.say("" if index == 2 else " ")
+
+
+def count_aloud(s: Script, number: int, thing: str) -> None:
+    parts = [f"{n} {thing if n == 1 else plural(thing)}" for n in range(1, number + 1)]
+    s.recall(", ".join(parts) + ".")
+
+
+def song(s: Script) -> None:
+    """A list of words, sung again by someone else."""
+    s.choose(NAMES)
+    s.say(": ")
+    words = draw_words(s, 5)
+    s.say(" ")
+    s.choose(NAMES, lambda name: f"{name} sang it too: ")
+    s.recall(" ".join(words))
+    s.say(".")
+
+
+def quiz(s: Script) -> None:
+    """Facts, then claims about them, each judged as soon as its last word is said."""
+    names, places = [], []
+    for _ in range(2):
+        names.append(s.choose(without(NAMES, *names)))
+        s.say(" is in the ")
+        places.append(s.choose(without(PLACES, *places)))
+        s.say(". ")
+    name = s.choose(without(NAMES, *names))
+    s.say(" has a ")
+    colour = s.choose(COLOURS)
+    s.say(" ")
+    thing = s.choose(THINGS)
+    s.say(".")
+    for person, place in zip(names, places, strict=True):
+        s.say(" ")
+        s.recall(person)
+        s.say(" is in the ")
+        judged(s, place, PLACES)
+    s.say(" ")
+    s.recall(name)
+    s.say(" has a ")
+    judged(s, colour, COLOURS)
+    s.say(" The ")
+    judged(s, thing, THINGS)
+
+
+def judged(s: Script, truth: str, options: list[str]) -> None:
+    claim = s.choose(options, weights=[1.0 if o != truth else len(options) - 1.0 for o in options])
+    s.recall("? Yes." if claim == truth else f"? No, the {truth}.")
+
+
+Kind = Callable[[Script], None]
+
+# kind -> (opening words, program, share of the documents)
+KINDS: dict[str, tuple[str, Kind, float]] = {
+    "story": ("A story about ", story, 0.17),
+    "description": ("This is about ", description, 0.12),
+    "dialogue": ("A talk between ", dialogue, 0.12),
+    "sums": ("Sums: ", sums, 0.13),
+    "questions": ("Listen: ", questions, 0.18),
+    "sorting": ("Words: ", sorting, 0.10),
+    "counting": ("Count ", counting, 0.06),
+    "song": ("A song by ", song, 0.12),
+}
+
+
+def write(s: Script) -> str:
+    """A whole document: its kind shows itself in its opening words. Returns the kind."""
+    kinds = list(KINDS)
+    kind = s.choose(kinds, lambda k: KINDS[k][0], [KINDS[k][2] for k in kinds])
+    KINDS[kind][1](s)
+    return kind
