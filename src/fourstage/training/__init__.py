@@ -1,0 +1,1 @@
+"""The one trainer of every stage: loop, optimiser, schedule, checkpoints, guards, metrics."""

@@ -1,0 +1,38 @@
+"""What the trainer asks of a source of batches and of a guard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
+
+from torch import nn
+
+from fourstage.data.batch import Batch
+from fourstage.objectives.objective import Objective
+
+
+class Source(Protocol):
+    """Gives the batch of a step.
+
+    A source may also have `metrics() -> dict[str, float]`: numbers of its own for the next row of
+    metrics.jsonl (the reward of the last rollouts, the KL coefficient).
+    """
+
+    def batch(self, step: int) -> Batch:
+        """The whole batch of a step, the same on every rank.
+
+        For files it is a function of (seed, step) alone; what else it depends on is in `state`.
+        """
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Tensors, arrays and JSON values in nested dicts and lists; {} where nothing is held."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes back what `state` gave; tuples come as lists."""
+        ...
+
+
+# Looks at the first batch of a stage before anything is updated; raises GuardFailed.
+Guard: TypeAlias = Callable[[nn.Module, Objective, Batch], None]
