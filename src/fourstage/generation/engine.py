@@ -73,7 +73,9 @@ class Engine:
         for start in range(0, len(order), self.max_batch):
             chunk = order[start : start + self.max_batch]
             done = self._batch(
-                [prompts[i] for i in chunk], [samplings[i] for i in chunk], [seeds[i] for i in chunk]
+                [prompts[i] for i in chunk],
+                [samplings[i] for i in chunk],
+                [seeds[i] for i in chunk],
             )
             completions.update(zip(chunk, done, strict=True))
         return [completions[i] for i in range(len(prompts))]
@@ -138,7 +140,9 @@ class Engine:
     def _limits(self, prompts: Sequence[Sequence[int]], samplings: list[Sampling]) -> list[int]:
         """New tokens each request has room for; the last one drawn is never read, so needs none."""
         room = self.model.config.context + 1
-        return [min(s.max_new_tokens, room - len(p)) for p, s in zip(prompts, samplings, strict=True)]
+        return [
+            min(s.max_new_tokens, room - len(p)) for p, s in zip(prompts, samplings, strict=True)
+        ]
 
     @torch.inference_mode()
     def _steps(

@@ -43,7 +43,10 @@ class Sampling:
 
     def __post_init__(self) -> None:
         allowed = {
-            "temperature": (0 <= self.temperature < float("inf"), "0 (greedy) or more, such as 0.8"),
+            "temperature": (
+                0 <= self.temperature < float("inf"),
+                "0 (greedy) or more, such as 0.8",
+            ),
             "top_k": (self.top_k >= 0, "0 (off) or more"),
             "top_p": (0 < self.top_p <= 1, "more than 0 and at most 1 (off)"),
             "min_p": (0 <= self.min_p < 1, "0 (off) or more and below 1"),
