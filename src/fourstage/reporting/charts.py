@@ -214,7 +214,11 @@ def _x_axis(x: Scale, height: int, width: int, title: str) -> Markup:
 
 def _box(left: float, right: float, height: int) -> Markup:
     return tag(
-        "rect", x=_n(left - 3), y=TOP - 3, width=_n(right - left + 6), height=height - TOP - BOTTOM + 6
+        "rect",
+        x=_n(left - 3),
+        y=TOP - 3,
+        width=_n(right - left + 6),
+        height=height - TOP - BOTTOM + 6,
     )
 
 

@@ -62,7 +62,10 @@ class DotChart:
             tag("title", self.description),
             grid,
             tag("text", self.title, x=_n(x.end), y=base + 31, class_="title end"),
-            (self._row(row, x, HEAD + ROW * index + 4, width) for index, row in enumerate(self.rows)),
+            (
+                self._row(row, x, HEAD + ROW * index + 4, width)
+                for index, row in enumerate(self.rows)
+            ),
             viewBox=f"0 0 {width} {height}",
             role="img",
             aria_label=self.description,

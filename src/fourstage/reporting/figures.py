@@ -24,12 +24,17 @@ def wide_figure(chart: Chart, caption: Any, height: int = 330) -> Markup | None:
     )
 
 
-def panels(charts: Sequence[Chart | DotChart | None], caption: Any, small: bool = False) -> Markup | None:
+def panels(
+    charts: Sequence[Chart | DotChart | None], caption: Any, small: bool = False
+) -> Markup | None:
     """Charts side by side where there is room, under one another where there is not."""
     drawn = [chart for chart in charts if chart is not None and _drawable(chart)]
     if not drawn:
         return None
-    drawings = [chart.svg(290, 200) if small and isinstance(chart, Chart) else chart.svg() for chart in drawn]
+    drawings = [
+        chart.svg(290, 200) if small and isinstance(chart, Chart) else chart.svg()
+        for chart in drawn
+    ]
     return tag(
         "figure",
         tag("div", drawings, class_="panels small" if small else "panels"),
@@ -53,7 +58,11 @@ def dot_figure(chart: DotChart, caption: Any, key: Markup | None = None) -> Mark
 def colour_key(*names: tuple[str, int | str], bound: str = "") -> Markup:
     """What each colour of dots stands for; `bound` names the upright tick."""
     entries = [
-        tag("span", tag("svg", tag("circle", cx=5, cy=5, r=4, class_=f"fill{colour}"), viewBox="0 0 10 10"), name)
+        tag(
+            "span",
+            tag("svg", tag("circle", cx=5, cy=5, r=4, class_=f"fill{colour}"), viewBox="0 0 10 10"),
+            name,
+        )
         for name, colour in names
     ]
     if bound:

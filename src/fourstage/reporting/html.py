@@ -39,7 +39,7 @@ def join(*children: Any) -> Markup:
     return Markup("".join(parts))
 
 
-def tag(name: str, *children: Any, **attributes: Any) -> Markup:
+def tag(name: str, /, *children: Any, **attributes: Any) -> Markup:
     """`<name attributes>children</name>`; `class_` is `class`, `stroke_width` is `stroke-width`."""
     written = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"'
@@ -52,7 +52,12 @@ def tag(name: str, *children: Any, **attributes: Any) -> Markup:
 
 
 def table(
-    header: list[Any], rows: list[list[Any]], *, caption: Any = None, class_: str = "", stub: bool = True
+    header: list[Any],
+    rows: list[list[Any]],
+    *,
+    caption: Any = None,
+    class_: str = "",
+    stub: bool = True,
 ) -> Markup:
     """A table with a head, whose cells carry their column's name so that a phone can stack them."""
     names = [_plain(cell) for cell in header]

@@ -152,7 +152,9 @@ def read_run(folder: Path) -> RunFiles:
         raise InputError(f"{folder}: no such folder; give the folder of a run, such as runs/smoke")
     faults: list[str] = []
     marks = [folder / "run.json", folder / "recipe.yaml"]
-    marks += [folder / stage / name for stage in STAGES for name in ("results.json", "metrics.jsonl")]
+    marks += [
+        folder / stage / name for stage in STAGES for name in ("results.json", "metrics.jsonl")
+    ]
     if not any(mark.is_file() for mark in marks):
         raise InputError(
             f"{folder}: not a run (it has no run.json, recipe.yaml or stage); "

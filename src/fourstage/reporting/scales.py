@@ -60,7 +60,9 @@ def log_ticks(low: float, high: float, count: int) -> list[float]:
     return [value for value in values if low * 0.999 <= value <= high * 1.001]
 
 
-def padded(values: Sequence[float], *, zero: bool = False, share: float = 0.06) -> tuple[float, float]:
+def padded(
+    values: Sequence[float], *, zero: bool = False, share: float = 0.06
+) -> tuple[float, float]:
     """A range that holds all values with some air; from zero when `zero` and none is negative."""
     low, high = min(values), max(values)
     if zero and low >= 0:
