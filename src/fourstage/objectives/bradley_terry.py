@@ -95,7 +95,7 @@ class BradleyTerry:
 
     def _language(
         self, module: Transformer, micro: Batch, hidden: Tensor
-    ) -> tuple[Tensor, tuple[float, float]]:
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         project = getattr(module, "language_logits", None)
         if project is None:
             raise ValueError("a language term needs a module that offers language_logits(hidden)")
@@ -105,4 +105,4 @@ class BradleyTerry:
             project, hidden[cells], micro.targets[cells], module.config.vocab_size
         )
         nll = -(logprobs * weights[cells]).sum()
-        return self.language_coefficient * nll, (nll.item(), weights.sum().item())
+        return self.language_coefficient * nll, (nll.detach(), weights.sum())

@@ -28,4 +28,4 @@ class NextToken:
             module.logits, hidden, micro.targets[cells], module.config.vocab_size
         )
         loss = -(logprobs * weights).sum()
-        return {"tokens": loss}, {"nll": (loss.item(), weights.sum().item())}
+        return {"tokens": loss}, {"nll": (loss.detach(), weights.sum())}

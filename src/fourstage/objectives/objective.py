@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from fourstage.data.batch import Batch
 
 Sums = dict[str, Tensor]
-Metrics = dict[str, tuple[float, float]]
+Metrics = dict[str, tuple[Tensor, Tensor]]
 
 
 class Objective(Protocol):
@@ -25,7 +24,10 @@ class Objective(Protocol):
         ...
 
     def sums(self, module: Any, micro: Batch) -> tuple[Sums, Metrics]:
-        """Each term summed over `micro`, differentiable; metrics as (sum, count)."""
+        """Each term summed over `micro`, differentiable; metrics as (sum, count).
+
+        Metrics are tensors without gradient: reading them is left to the end of the step.
+        """
         ...
 
 
@@ -41,8 +43,6 @@ def document_sums(values: Tensor, batch: Batch) -> Tensor:
 
 
 def metric_sums(weights: Tensor, **values: Tensor) -> Metrics:
-    """Each of `values` [n], weighted, as (sum, count) in one transfer from the device."""
-    with torch.no_grad():
-        rows = [(value.detach() * weights).sum().double() for value in values.values()]
-        *totals, count = torch.stack([*rows, weights.sum().double()]).tolist()
-    return {name: (total, count) for name, total in zip(values, totals, strict=True)}
+    """Each of `values` [n], weighted, as (sum, count)."""
+    count = weights.sum()
+    return {name: ((value.detach() * weights).sum(), count) for name, value in values.items()}

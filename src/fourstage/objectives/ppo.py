@@ -105,11 +105,11 @@ class PPO:
 
     def _mix(
         self, policy: Transformer, micro: Batch, hidden: Tensor
-    ) -> tuple[Tensor, tuple[float, float]]:
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         cells = micro.streams["mix_weights"].nonzero().squeeze(1)
         weights = micro.streams["mix_weights"][cells]
         logprobs = token_logprobs(
             policy.logits, hidden[cells], micro.targets[cells], policy.config.vocab_size
         )
         nll = -(logprobs * weights).sum()
-        return self.pretraining_mix * nll, (nll.item(), weights.sum().item())
+        return self.pretraining_mix * nll, (nll.detach(), weights.sum())
