@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A model folder or a run folder")],
-    prompt: Annotated[str, typer.Option(help="The text to continue; '-' reads standard input")],
+    prompt: Annotated[str, typer.Option(help="The text to continue")],
     steps: Annotated[int, typer.Option(help="Positions to look at")] = 8,
     top: Annotated[int, typer.Option(help="Tokens shown at each position")] = 8,
     temperature: Annotated[float, typer.Option(help="0 is greedy, 1 the model's own")] = 1.0,
@@ -30,7 +30,7 @@ def command(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
 ) -> None:
     """See the distribution over the next token at each position, greedy beside drawn."""
-    from fourstage.cli.generate import read_prompt
+    from fourstage.cli.generate import checked_prompt
     from fourstage.interchange.resolve import resolve_model
 
     faults = [
@@ -41,7 +41,7 @@ def command(
     if faults:
         raise InputError(*faults)
     resolve_model(folder)
-    text = read_prompt(prompt)
+    text = checked_prompt(prompt)
     from fourstage.generation.engine import Engine
     from fourstage.generation.explore import explore
     from fourstage.generation.sampling import Sampling

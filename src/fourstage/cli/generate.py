@@ -12,7 +12,7 @@ from fourstage.errors import InputError
 
 def command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A model folder or a run folder")],
-    prompt: Annotated[str, typer.Option(help="The text to continue; '-' reads standard input")],
+    prompt: Annotated[str, typer.Option(help="The text to continue")],
     temperature: Annotated[float, typer.Option(help="0 is greedy, 1 the model's own")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Draw among the k most likely; 0 is off")] = 0,
     top_p: Annotated[float, typer.Option(help="Draw among this share; 1 is off")] = 1.0,
@@ -26,7 +26,7 @@ def command(
     from fourstage.interchange.resolve import resolve_model
 
     resolve_model(folder)
-    text = read_prompt(prompt)
+    text = checked_prompt(prompt)
     from fourstage.generation.engine import Engine
     from fourstage.generation.sampling import Sampling
     from fourstage.interchange.resolve import open_model
@@ -39,19 +39,16 @@ def command(
     print(tokenizer.decode(completion.tokens))
 
 
-def read_prompt(prompt: str) -> str:
-    """The prompt as text, from standard input where it is `-`.
+def checked_prompt(prompt: str) -> str:
+    """The prompt, checked.
 
     Raises:
         InputError: it is empty, or not text in UTF-8.
     """
-    import sys
-
     try:
-        text = sys.stdin.read() if prompt == "-" else prompt
-        text.encode("utf-8")
+        prompt.encode("utf-8")
     except UnicodeError as error:
         raise InputError("--prompt is not UTF-8 text: convert it to UTF-8") from error
-    if not text:
+    if not prompt:
         raise InputError("--prompt is empty: write at least one character")
-    return text
+    return prompt

@@ -1,4 +1,4 @@
-"""A conversation with a model: what was said, what of it still fits, and replies as they are drawn."""
+"""A conversation with a model: what was said, what of it still fits, and replies as drawn."""
 
 from __future__ import annotations
 

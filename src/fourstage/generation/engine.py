@@ -151,7 +151,7 @@ class Engine:
         samplings: list[Sampling],
         seeds: list[int],
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yields, a step: which requests [n], the token drawn for each [n], its log-probability [n].
+        """Yields, a step: the requests [n], the token drawn for each [n], its log-probability [n].
 
         A request stays in until rows are next taken out, so it can be drawn for after its end.
         """
@@ -164,12 +164,8 @@ class Engine:
         unfinished = torch.ones(len(prompts), dtype=torch.bool, device=device)
         room = torch.tensor(limits, device=device)
         ends = set(limits)
-        cache, hidden = self._prefill(prompts, max(limits))
+        cache, logits = self._prefill(prompts, max(limits))
         for step in range(max(limits)):
-            # Not around the whole loop: a generator's context would leak to whoever consumes it.
-            with autocast(device):
-                hidden = hidden if step == 0 else self.model.decode(tokens, cache)
-                logits = self.model.logits(hidden)
             tokens, logprobs = drawer(logits, numbers[:, step])
             yield rows, tokens, logprobs
             if stops is not None:
@@ -187,9 +183,12 @@ class Engine:
                 rows, tokens, numbers, room = rows[kept], tokens[kept], numbers[kept], room[kept]
                 stops = None if stops is None else stops[kept]
                 unfinished = unfinished[kept]
+            # Not around the whole loop: a generator's context would leak to whoever consumes it.
+            with autocast(device):
+                logits = self.model.logits(self.model.decode(tokens, cache))
 
     def _prefill(self, prompts: Sequence[Sequence[int]], new: int) -> tuple[KVCache, Tensor]:
-        """Reads the prompts, equal ones once: the cache and each one's last hidden state."""
+        """Reads the prompts, equal ones once: the cache and each one's last logits."""
         model = self.model
         device = model.cos.device
         first: dict[tuple[int, ...], int] = {}
@@ -201,12 +200,12 @@ class Engine:
         layout = Layout(lengths, device)
         flat = torch.tensor([token for prompt in first for token in prompt], device=device)
         with autocast(device):
-            hidden = model(flat, layout, cache=cache)[layout.last_cells]
+            logits = model.logits(model(flat, layout, cache=cache)[layout.last_cells])
         if len(first) < len(prompts):
             rows = torch.tensor(copies, device=device)
             cache.keep(rows)
-            hidden = hidden[rows]
-        return cache, hidden
+            logits = logits[rows]
+        return cache, logits
 
 
 def _stop_table(samplings: Sequence[Sampling], device: torch.device) -> Tensor | None:

@@ -7,7 +7,7 @@ request's seed and the position alone. So a request gives the same text in any b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -42,20 +42,17 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        allowed = {
-            "temperature": (
-                0 <= self.temperature < float("inf"),
-                "0 (greedy) or more, such as 0.8",
-            ),
+        wanted = {
+            "temperature": (0 <= self.temperature < float("inf"), "0 (greedy) or more"),
             "top_k": (self.top_k >= 0, "0 (off) or more"),
             "top_p": (0 < self.top_p <= 1, "more than 0 and at most 1 (off)"),
             "min_p": (0 <= self.min_p < 1, "0 (off) or more and below 1"),
             "max_new_tokens": (self.max_new_tokens >= 1, "1 or more"),
         }
         faults = [
-            f"{field.name}={getattr(self, field.name)} is out of range: write {allowed[field.name][1]}"
-            for field in fields(self)
-            if field.name in allowed and not allowed[field.name][0]
+            f"{name}={getattr(self, name)} is out of range: write {words}"
+            for name, (holds, words) in wanted.items()
+            if not holds
         ]
         if faults:
             raise InputError(*faults)

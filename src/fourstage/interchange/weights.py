@@ -73,9 +73,7 @@ def _weight_files(folder: Path) -> list[Path]:
             index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
             names = sorted(set(index["weight_map"].values()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{folder / INDEX} is not an index of shards: copy it again"
-            ) from error
+            raise InputError(f"{folder / INDEX} is not an index of shards") from error
         outside = [name for name in names if Path(name).name != name]
         if outside:
             raise InputError(f"{folder / INDEX} names {outside[0]!r}, outside its folder")

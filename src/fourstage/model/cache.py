@@ -1,4 +1,4 @@
-"""Keys and values of what each row has read, so that a new token costs one step and not a re-read."""
+"""Keys and values of what each row has read, so that a new token costs one step."""
 
 from __future__ import annotations
 
