@@ -58,7 +58,9 @@ def _lines(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def _results(metrics: dict[str, float], seconds: float, tokens: int, flops: float) -> dict[str, Any]:
+def _results(
+    metrics: dict[str, float], seconds: float, tokens: int, flops: float
+) -> dict[str, Any]:
     points = {
         name: [value - 0.012, min(value + 0.012, 1.0) if value <= 1 else value + 0.012]
         for name, value in metrics.items()
@@ -141,13 +143,21 @@ def _sft(draw: random.Random) -> tuple[list, list, dict]:
         if step % 50 == 0:
             row |= {"validation_nll": loss + 0.02}
         rows.append(row)
-    metrics = {"base_task_success": 0.014, "base_few_shot_task_success": 0.118, "task_success": 0.926}
+    metrics = {
+        "base_task_success": 0.014,
+        "base_few_shot_task_success": 0.118,
+        "task_success": 0.926,
+    }
     for index, kind in enumerate(TASKS):
         metrics[f"base_task_success/{kind}"] = 0.02
         metrics[f"base_few_shot_task_success/{kind}"] = 0.04 + 0.03 * index
         metrics[f"task_success/{kind}"] = 0.99 - 0.03 * index
     metrics["distinct_2"] = 0.51
-    texts = ("Ann is in the park.", "Here is a story. A bear found a red lamp. The end.", "42. Bye.")
+    texts = (
+        "Ann is in the park.",
+        "Here is a story. A bear found a red lamp. The end.",
+        "42. Bye.",
+    )
     return rows, _answers(texts, (0, 350, 700)), _results(metrics, 81.0, 1_433_600, 1.0e13)
 
 
@@ -163,7 +173,11 @@ def _reward(draw: random.Random) -> tuple[list, list, dict]:
         if step % 40 == 0:
             row["validation_pair_accuracy"] = held
         rows.append(row)
-    metrics = {"pair_accuracy": 0.742, "pair_accuracy_ceiling": 0.803, "right_wrong_accuracy": 0.713}
+    metrics = {
+        "pair_accuracy": 0.742,
+        "pair_accuracy_ceiling": 0.803,
+        "right_wrong_accuracy": 0.713,
+    }
     metrics |= {"pair_accuracy_shuffled": 0.655, "score_length_correlation": -0.21}
     results = _results(metrics, 126.0, 2_736_000, 2.0e13)
     results["calibration"] = [[p / 20, p / 20 + 0.01 * math.sin(p)] for p in range(1, 20, 2)]
@@ -195,7 +209,11 @@ def _rl(draw: random.Random) -> tuple[list, list, dict]:
         "kl": 8.42,
         "distinct_2": 0.33,
     }
-    texts = ("Ann is in the park. Good luck!", "A bear saw a red lamp and took it home.", "42. Well asked!")
+    texts = (
+        "Ann is in the park. Good luck!",
+        "A bear saw a red lamp and took it home.",
+        "42. Well asked!",
+    )
     samples = _answers(texts, (0, 100, 200), reward=1.62, gold=0.95)
     return rows, samples, _results(metrics, 139.0, 1_800_000, 1.4e13)
 
@@ -237,6 +255,11 @@ def _plan() -> dict[str, Any]:
 
 def _data() -> dict[str, Any]:
     return {
-        "pretrain": {"documents": 98000, "kept": 98000, "dropped": {"duplicates": 0}, "bytes": 12_400_000},
+        "pretrain": {
+            "documents": 98000,
+            "kept": 98000,
+            "dropped": {"duplicates": 0},
+            "bytes": 12_400_000,
+        },
         "sft": {"rows": 31000, "dropped": []},
     }

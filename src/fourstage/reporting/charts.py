@@ -150,13 +150,16 @@ def thinned(points: Sequence[Point], most: int) -> list[Point]:
 
 
 def smoothed(points: Sequence[Point], window: int) -> list[Point]:
-    """The mean of each point and those within `window` places of it (fewer at the ends)."""
-    return [
-        (x, sum(p[1] for p in part) / len(part))
-        for index, (x, _) in enumerate(points)
-        if (reach := min(window, index, len(points) - 1 - index)) >= 0
-        and (part := points[index - reach : index + reach + 1])
-    ]
+    """The mean of each point and its `window` neighbours on either side.
+
+    At the start, where a loss falls steeply, the window shrinks and stays centred; at the end, where
+    it is flat and noisy, the window keeps what it has on the left.
+    """
+    means = []
+    for index, (x, _) in enumerate(points):
+        part = points[max(0, index - min(window, index)) : index + min(window, index) + 1]
+        means.append((x, sum(point[1] for point in part) / len(part)))
+    return means
 
 
 def spread(places: Sequence[float], gap: float) -> list[float]:

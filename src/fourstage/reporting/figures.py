@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fourstage.reporting.charts import Chart, Series
+from fourstage.reporting.charts import Chart, Point, Series, clean, smoothed
 from fourstage.reporting.dots import DotChart
 from fourstage.reporting.html import Markup, tag
 
@@ -24,15 +24,14 @@ def wide_figure(chart: Chart, caption: Any, height: int = 330) -> Markup | None:
     )
 
 
-def panels(
-    charts: Sequence[Chart | DotChart | None], caption: Any, small: bool = False
-) -> Markup | None:
+def panels(charts: Sequence[Chart | None], caption: Any, small: bool = False) -> Markup | None:
     """Charts side by side where there is room, under one another where there is not."""
-    drawn = [chart for chart in charts if chart is not None and _drawable(chart)]
+    drawn = [chart for chart in charts if chart is not None and chart.drawable]
     if not drawn:
         return None
+    size = (290, 200) if small else (430, 260)
     drawings = [
-        chart.svg(290, 200) if small and isinstance(chart, Chart) else chart.svg()
+        (chart.svg(*size, class_="wide"), chart.svg(NARROW, 190 if small else 230, class_="narrow"))
         for chart in drawn
     ]
     return tag(
@@ -49,7 +48,7 @@ def dot_figure(chart: DotChart, caption: Any, key: Markup | None = None) -> Mark
     return tag(
         "figure",
         key,
-        chart.svg(720, class_="wide"),
+        chart.svg(WIDE, class_="wide"),
         chart.svg(NARROW, class_="narrow"),
         tag("figcaption", caption),
     )
@@ -71,15 +70,20 @@ def colour_key(*names: tuple[str, int | str], bound: str = "") -> Markup:
     return tag("p", entries, class_="key")
 
 
-def _drawable(chart: Chart | DotChart) -> bool:
-    return chart.drawable if isinstance(chart, Chart) else bool(chart.rows)
-
-
-def noisy(label: str, points: list[tuple[float, float]], colour: int | str) -> list[Series]:
-    """A noisy line as a pale one with its running mean over it; a short one as it is."""
-    from fourstage.reporting.charts import smoothed
-
-    if len(points) < 40:
+def noisy(label: str, points: list[Point], colour: int | str) -> list[Series]:
+    """A noisy line as a pale one with its running mean over it; a calm or short one as it is."""
+    points = clean(points)
+    if len(points) < 40 or _roughness(points) < 0.005:
         return [Series(label, points, colour)]
     mean = smoothed(points, len(points) // 40)
     return [Series("", points, colour, "faint"), Series(label, mean, colour)]
+
+
+def _roughness(points: list[Point]) -> float:
+    """Mean distance of a point from the middle of its neighbours, as a share of the whole range."""
+    heights = [height for _, height in points]
+    reach = max(heights) - min(heights)
+    bends = [
+        abs(b - (a + c) / 2) for a, b, c in zip(heights, heights[1:], heights[2:], strict=False)
+    ]
+    return sum(bends) / len(bends) / reach if reach else 0.0

@@ -68,7 +68,7 @@ def table(
             (
                 tag("th", cell, scope="row")
                 if stub and column == 0
-                else tag("td", cell, data_label=names[column])
+                else tag("td", tag("span", cell), data_label=names[column])
                 for column, cell in enumerate(cells)
             ),
         )

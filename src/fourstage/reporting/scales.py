@@ -35,10 +35,10 @@ class Scale:
 
 
 def linear_step(low: float, high: float, count: int) -> float:
-    """The smallest step of 1, 2 or 5 times a power of ten that needs at most `count` intervals."""
+    """The step of 1, 2 or 5 times a power of ten that makes about `count` intervals."""
     rough = (high - low) / max(count, 1)
     power = 10.0 ** math.floor(math.log10(rough))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999999)
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power * 1.45 >= rough)
 
 
 def linear_ticks(low: float, high: float, count: int) -> list[float]:
@@ -50,7 +50,7 @@ def linear_ticks(low: float, high: float, count: int) -> list[float]:
 def log_ticks(low: float, high: float, count: int) -> list[float]:
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     every = max(1, math.ceil((last - first) / count))
-    factors = (1,) if last - first > 3 else (1, 2, 5) if last - first <= 1 else (1, 3)
+    factors = (1, 2, 5) if last - first <= 2 else (1, 3) if count >= 2 * (last - first) else (1,)
     values = [
         factor * 10.0**power
         for power in range(first, last + 1)
@@ -84,7 +84,7 @@ def tick_texts(ticks: Sequence[float]) -> list[str]:
             scaled = [tick / size for tick in ticks]
             digits = _decimals(scaled)
             return ["0" if tick == 0 else f"{tick:.{digits}f}{letter}" for tick in scaled]
-    if 0 < largest < 1e-3:
+    if 0 < largest < 1e-4:
         return ["0" if tick == 0 else f"{tick:.0e}".replace("e-0", "e-") for tick in ticks]
     digits = _decimals(ticks)
     return [f"{tick:.{digits}f}".replace("-", "\u2212") for tick in ticks]

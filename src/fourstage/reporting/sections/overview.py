@@ -195,7 +195,7 @@ def scoreboard(run: RunFiles) -> Markup | None:
         "every figure on held-out data."
     )
     head = ["measure", "before", "after", "best possible", "so far"]
-    return table(head, rows, caption=caption, class_="numbers stack")
+    return table(head, rows, caption=caption, class_="measures stack")
 
 
 def _scores(run: RunFiles) -> list[list[Any] | None]:

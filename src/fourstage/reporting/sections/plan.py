@@ -86,4 +86,4 @@ def _derived(run: RunFiles) -> Markup | None:
     inside = table(
         ["key", "value", "rule"], rows, caption="Values the recipe left out, and the rule of each."
     )
-    return tag("details", tag("summary", f"{len(rows)} derived values and their rules"), inside)
+    return tag("details", tag("summary", f"Values derived by rule ({len(rows)})"), inside)

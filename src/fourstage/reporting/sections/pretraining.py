@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from fourstage.reporting.charts import Chart, Reference, Series
+from fourstage.reporting.charts import Chart, Point, Reference, Series
 from fourstage.reporting.dots import Dot, DotChart, Row, interval_note
 from fourstage.reporting.figures import colour_key, dot_figure, noisy, panels, wide_figure
 from fourstage.reporting.html import Markup, join, tag
@@ -70,7 +70,7 @@ def _curves(stage: StageFiles) -> Markup | None:
     if scale and validation:
         train = [(x, loss / math.log(2) / scale) for x, loss in train]
         chart = Chart(
-            [*noisy("training", train, "grey"), Series("validation", validation, 0)],
+            [*noisy("training", train, "grey"), held_out(validation)],
             x_title,
             "bits per byte",
             "Training and validation loss in bits per byte over tokens, with the entropy floor",
@@ -83,7 +83,7 @@ def _curves(stage: StageFiles) -> Markup | None:
             "the dashed line is the entropy of the text, where known.",
         )
     nats = stage.first_column(*VALIDATION_NLL, against=against)
-    own = [Series("validation", nats, 0)] if nats else []
+    own = [held_out(nats)] if nats else []
     charts = [
         Chart(
             [*noisy("training", train, "grey"), *own],
@@ -93,7 +93,7 @@ def _curves(stage: StageFiles) -> Markup | None:
             x_log=True,
         ),
         Chart(
-            [Series("validation", validation, 0)],
+            [held_out(validation)],
             x_title,
             "bits per byte",
             "Validation bits per byte with the entropy floor",
@@ -102,6 +102,11 @@ def _curves(stage: StageFiles) -> Markup | None:
         ),
     ]
     return panels(charts, "Loss of the training batches, and bits per byte on held-out text.")
+
+
+def held_out(points: list[Point]) -> Series:
+    """The validation line; its few points are shown as dots."""
+    return Series("validation", points, 0, "dots" if len(points) <= 60 else "line")
 
 
 def _speeds(stage: StageFiles) -> Markup | None:

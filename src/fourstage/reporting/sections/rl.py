@@ -192,55 +192,45 @@ def _kinds(stage: StageFiles) -> Markup | None:
     return dot_figure(chart, "Gold reward by kind of instruction, before and after RL.", key)
 
 
-def diversity_numbers(run: RunFiles) -> list[tuple[str, list[Dot]]]:
-    """`[(measure, dots of base, SFT, RL)]` from the `distinct_*` and `self_*` metrics of the stages.
+DIVERSITY = (
+    ("distinct_1", "different words"),
+    ("distinct_2", "different pairs"),
+    ("distinct_3", "different triples"),
+    ("self_overlap", "shared pairs"),
+)
+MODELS = (("pretrain", "base", "grey"), ("sft", "sft", 1), ("rl", "rl", 3))
 
-    A stage may report its own (`distinct_2`), or RL all of them (`distinct_2_base`, `_sft`, `_rl`).
+
+def diversity_rows(run: RunFiles) -> list[Row]:
+    """A row a measure, with a dot a model, where at least two models were measured.
+
+    A number is looked for as `distinct_2_base` in any stage, then as `distinct_2` in the model's own.
     """
-    found: dict[str, list[Dot]] = {}
-    for stage, suffix, colour in (("pretrain", "base", "grey"), ("sft", "sft", 1), ("rl", "rl", 3)):
-        places = [run[stage], run["rl"], run["sft"]]
-        for measure in _measures(run):
-            options = [
-                number
-                for place in places
-                for name in (f"{measure}_{suffix}", f"{suffix}_{measure}")
-                if (number := place.number(name))
-            ]
-            own = run[stage].number(measure)
-            number = options[0] if options else own
+    rows = []
+    for measure, label in DIVERSITY:
+        dots = []
+        for stage, model, colour in MODELS:
+            places = [run[place].number(f"{measure}_{model}") for place, *_ in reversed(MODELS)]
+            number = next(filter(None, [*places, run[stage].number(measure)]), None)
             if number:
-                found.setdefault(measure, []).append(Dot(number, colour))
-    return [(measure, dots) for measure, dots in found.items() if len(dots) > 1]
-
-
-def _measures(run: RunFiles) -> list[str]:
-    names = {name for stage in run.stages.values() for name in stage.metrics}
-    stems = set()
-    for name in names:
-        for suffix in ("_base", "_sft", "_rl"):
-            name = name.removesuffix(suffix)
-        for prefix in ("base_", "sft_", "rl_"):
-            name = name.removeprefix(prefix)
-        if name.startswith(("distinct", "self_bleu", "diversity", "unique")):
-            stems.add(name)
-    return sorted(stems)
+                dots.append(Dot(number, colour))
+        if len(dots) > 1:
+            rows.append(Row(label, dots, None, interval_note(dots[-1].number)))
+    return rows
 
 
 def _diversity(run: RunFiles) -> Markup | None:
-    rows = [
-        Row(measure.replace("_", " "), dots, None, interval_note(dots[-1].number))
-        for measure, dots in diversity_numbers(run)
-    ]
     chart = DotChart(
-        rows, "share of distinct n-grams", "Diversity of samples from base to RL", zero=True
+        diversity_rows(run),
+        "share of n-grams",
+        "Diversity of samples of the base, SFT and RL models",
+        zero=True,
     )
-    key = colour_key(("base", "grey"), ("SFT", 1), ("RL", 3))
     return dot_figure(
         chart,
-        "Diversity of samples at temperature 1, from base to RL: alignment narrows a model. The number at "
-        "the right is the RL model’s.",
-        key,
+        "Diversity of several responses to one prompt at temperature 1: the share of different n-grams, "
+        "and of those shared with another response. Alignment narrows a model. At the right, the RL model.",
+        colour_key(("base", "grey"), ("SFT", 1), ("RL", 3)),
     )
 
 

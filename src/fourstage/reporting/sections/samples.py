@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from fourstage.reporting.html import Markup, join, tag
-from fourstage.reporting.runfiles import PRODUCTS, STAGES, RunFiles
 from fourstage.reporting.numbers import compact, is_number
+from fourstage.reporting.runfiles import PRODUCTS, STAGES, RunFiles
 
 TEXT_KEYS = ("completion", "response", "text", "sample", "output")
 PROMPTS_SHOWN = 4
@@ -90,7 +90,7 @@ def _growing(run: RunFiles) -> Markup | None:
         at = f"step {compact(row['step'])}" if is_number(row.get("step")) else f"sample {place + 1}"
         entries += [
             tag("dt", at),
-            tag("dd", tag("span", shown(prompt), class_="given"), shown(text_of(row) or "")),
+            tag("dd", tag("span", prompt, class_="given"), shown(text_of(row) or "")),
         ]
     return join(
         tag("h3", "The base model as it learns: characters, words, grammar"),
