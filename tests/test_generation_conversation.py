@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import Letters, logits_of, tiny_model
 
 from fourstage.errors import InputError
 from fourstage.generation.conversation import Conversation, text_pieces
 from fourstage.generation.engine import Engine
 from fourstage.generation.explore import explore
 from fourstage.generation.sampling import Sampling
+from tiny_models import Letters, logits_of, tiny_model
 
 
 def conversation(**changes) -> Conversation:

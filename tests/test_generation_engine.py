@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import logits_of, tiny_model
 
 from fourstage.errors import InputError
 from fourstage.generation.engine import Engine
 from fourstage.generation.sampling import Sampling
+from tiny_models import logits_of, tiny_model
 
 PROMPTS = [[(7 * i + j) % 60 for j in range(n)] for i, n in enumerate((3, 9, 1, 9, 30, 47, 2, 17))]
 

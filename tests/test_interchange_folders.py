@@ -7,7 +7,6 @@ import logging
 
 import pytest
 import torch
-from tiny_models import Letters, logits_of, tiny_model
 
 from fourstage.errors import InputError
 from fourstage.generation.engine import Engine
@@ -20,6 +19,7 @@ from fourstage.interchange import (
     stop_ids,
 )
 from fourstage.model.layout import Layout
+from tiny_models import Letters, logits_of, tiny_model
 
 TOKENS = [5, 9, 17, 3, 58, 22, 22, 41, 7]
 SHAPES = {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import logits_of, tiny_model
 
 from fourstage.model.cache import KVCache
 from fourstage.model.layout import Layout
+from tiny_models import logits_of, tiny_model
 
 
 def filled(lengths: list[int], capacity: int = 20):

@@ -15,16 +15,21 @@ if TYPE_CHECKING:
 
 
 def text_pieces(tokens: Iterator[int], decode: Callable[[list[int]], str]) -> Iterator[str]:
-    """Text as tokens arrive; a character spread over several tokens is held until it is whole."""
+    """Text as tokens arrive; a character spread over several tokens is held until it is whole.
+
+    Each piece is what new tokens add to the text of those before: some vocabularies write the
+    space between words only where a word follows another.
+    """
+    before: list[int] = []
     held: list[int] = []
     for token in tokens:
         held.append(token)
-        text = decode(held)
-        if text and not text.endswith("\N{REPLACEMENT CHARACTER}"):
-            yield text
-            held = []
-    if held and (text := decode(held)):
-        yield text
+        known, text = decode(before), decode(before + held)
+        if len(text) > len(known) and not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            yield text[len(known) :]
+            before, held = held, []
+    if held and (rest := decode(before + held)[len(decode(before)) :]):
+        yield rest
 
 
 class Conversation:

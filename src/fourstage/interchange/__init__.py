@@ -16,6 +16,7 @@ _HOMES = {
     "is_reward_model": "folder",
     "read_config": "folder",
     "stop_ids": "folder",
+    "with_vocabulary": "vocabulary",
     "resolve_model": "resolve",
     "open_model": "resolve",
     "OpenModel": "resolve",
