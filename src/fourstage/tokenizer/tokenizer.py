@@ -1,0 +1,307 @@
+"""The tokenizer of a run: the same vocabulary, turns and masks through all four stages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
+
+from fourstage import files
+from fourstage.errors import InputError
+from fourstage.tokenizer.chat import END_OF_TEXT, OWN, PAD, REWARD, ChatFormat, format_of
+
+if TYPE_CHECKING:
+    from fourstage.data.batch import Example
+
+Messages = Sequence[dict[str, str]]
+# What other tokenizers call the token that ends a document, the likeliest first.
+_ENDS_OF_TEXT = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>")
+
+
+class Tokenizer:
+    """Text to ids and back. Special tokens are set by their ids alone, never by typed text.
+
+    Attributes:
+        start_of_text: the id in front of a document; `end_of_text` unless the vocabulary has one.
+        end_of_text, user, assistant, system, end_of_turn, reward, pad: ids of special tokens.
+        chat: how turns are written.
+        added: special tokens that an adopted vocabulary lacked; a model of it needs rows for them.
+    """
+
+    def __init__(self, backend: Backend, named: dict[str, str] | None = None):
+        """Takes a `tokenizers` backend; special tokens that it lacks are added.
+
+        Args:
+            backend: any vocabulary.
+            named: contents of `bos_token`, `eos_token` and `pad_token`, where they are known.
+        """
+        self._backend = backend
+        named = named or {}
+        specials = {t.content for t in backend.get_added_tokens_decoder().values() if t.special}
+        self.chat: ChatFormat = format_of(specials) or OWN
+        end = self._end_of_text(specials, named)
+        pad = named.get("pad_token")
+        # A pad that also ends something would hide where texts end.
+        if pad is None or pad in (end, self.chat.end, named.get("eos_token")):
+            pad = PAD
+        wanted = dict.fromkeys([end, *self.chat.specials, REWARD, pad])
+        before = backend.get_vocab_size(with_added_tokens=True)
+        missing = [token for token in wanted if token not in specials]
+        backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in missing])
+        self.added = tuple(t for t in missing if self._id(t) >= before)
+        # Typed special tokens become plain bytes.
+        backend.encode_special_tokens = True
+        backend.no_truncation()
+        backend.no_padding()
+
+        start = named.get("bos_token")
+        self.end_of_text = self._id(end)
+        self.start_of_text = self._id(start) if start in specials else self.end_of_text
+        self.end_of_turn = self._id(self.chat.end)
+        self.reward, self.pad = self._id(REWARD), self._id(pad)
+        openings = {role: self.chat.opening[role] for role in self.chat.opening}
+        self._opening = {role: self._pieces(parts) for role, parts in openings.items()}
+        self._after = self._plain(self.chat.after)
+        self.system, self.user, self.assistant = (
+            self._opening[role][0] for role in ("system", "user", "assistant")
+        )
+
+    def _end_of_text(self, specials: set[str], named: dict[str, str]) -> str:
+        candidates = [token for token in _ENDS_OF_TEXT if token in specials]
+        eos = named.get("eos_token")
+        # Chat models name the end of a turn their eos; a document ends in another token.
+        if eos in specials and eos != self.chat.end and eos not in candidates:
+            candidates.insert(0, eos)
+        return candidates[0] if candidates else END_OF_TEXT
+
+    def _id(self, token: str) -> int:
+        return self._backend.token_to_id(token)
+
+    def _plain(self, text: str) -> list[int]:
+        return self._backend.encode(text, add_special_tokens=False).ids if text else []
+
+    def _pieces(self, parts: Iterable[str]) -> list[int]:
+        ids: list[int] = []
+        for part in parts:
+            ids += [self._id(part)] if part in self.chat.specials else self._plain(part)
+        return ids
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id."""
+        return max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    @property
+    def stop_ids(self) -> tuple[int, int]:
+        """The ids that end a completion: of the text, of the turn."""
+        return self.end_of_text, self.end_of_turn
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        decoder = self._backend.get_added_tokens_decoder()
+        return frozenset(i for i, token in decoder.items() if token.special)
+
+    @property
+    def backend(self) -> Backend:
+        """The `tokenizers` object, for streaming decoders."""
+        return self._backend
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text: nothing is put in front, and no special token comes out.
+
+        Lone surrogates, which are no characters, become their three bytes.
+        """
+        try:
+            return self._plain(text)
+        except TypeError:  # how the backend refuses lone surrogates
+            return self.encode_bytes(text.encode("utf-8", "surrogatepass"))
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of many texts, on all cores."""
+        try:
+            encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        except TypeError:
+            return [self.encode(text) for text in texts]
+        return [encoding.ids for encoding in encodings]
+
+    def encode_bytes(self, data: bytes) -> list[int]:
+        """Ids of any bytes, UTF-8 or not; `decode_bytes` gives the same bytes back.
+
+        Raises:
+            InputError: an adopted vocabulary that has no token for one of the bytes.
+        """
+        ids: list[int] = []
+        while data:
+            try:
+                return ids + self._plain(data.decode("utf-8"))
+            except UnicodeDecodeError as fault:
+                ids += self._plain(data[: fault.start].decode("utf-8"))
+                ids += [self._byte_id(byte) for byte in data[fault.start : fault.end]]
+                data = data[fault.end :]
+        return ids
+
+    def _byte_id(self, byte: int) -> int:
+        for name in (_BYTE_TO_CHARACTER[byte], f"<0x{byte:02X}>"):
+            found = self._backend.token_to_id(name)
+            if found is not None:
+                return found
+        raise InputError(f"the tokenizer has no token for the byte 0x{byte:02X}: give it UTF-8")
+
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        """The exact bytes of byte-level ids; special tokens stand for their own names."""
+        special = self.special_ids
+        parts = []
+        for i in ids:
+            name = self._backend.id_to_token(int(i)) or ""
+            if int(i) in special:
+                parts.append(name.encode())
+            else:
+                parts.append(bytes(_CHARACTER_TO_BYTE[character] for character in name))
+        return b"".join(parts)
+
+    def decode(self, ids: Sequence[int] | np.ndarray, skip_special: bool = True) -> str:
+        """The text of `ids`; bytes that are no UTF-8 become U+FFFD."""
+        return self._backend.decode([int(i) for i in ids], skip_special_tokens=skip_special)
+
+    def token_text(self, token: int) -> str:
+        """One token as text, for people to look at."""
+        return self.decode([token], skip_special=False)
+
+    def turn(self, role: str, content: str) -> tuple[list[int], list[int]]:
+        """Ids that open a turn, and ids of its content with its end-of-turn token.
+
+        Raises:
+            InputError: a role that the chat template does not know.
+        """
+        if role not in self._opening:
+            roles = ", ".join(self._opening)
+            raise InputError(f"unknown role {role!r} in a conversation: write one of {roles}")
+        return self._opening[role], [*self.encode(content), self.end_of_turn]
+
+    def _lead(self) -> list[int]:
+        """What stands in front of a conversation: nothing, or a vocabulary's own first token."""
+        return [self.start_of_text] if self.start_of_text != self.end_of_text else []
+
+    def chat_prompt(self, messages: Messages | str) -> list[int]:
+        """Ids of a conversation up to where the assistant answers; a str is one user's turn."""
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        ids = self._lead()
+        for message in messages:
+            opening, content = self.turn(message["role"], message["content"])
+            ids += opening + content + self._after
+        return ids + self._opening["assistant"]
+
+    def chat_example(self, messages: Messages) -> Example:
+        """A conversation whose trained tokens are the assistant's contents and their ends.
+
+        The mask comes from how the row is built, turn by turn, never from comparing renderings.
+        """
+        from fourstage.data.batch import Example
+
+        ids = self._lead()
+        mask = [False] * len(ids)
+        for message in messages:
+            opening, content = self.turn(message["role"], message["content"])
+            ids += opening + content + self._after
+            trained = message["role"] == "assistant"
+            mask += [False] * len(opening) + [trained] * len(content) + [False] * len(self._after)
+        return Example(np.array(ids, np.int64), np.array(mask, bool))
+
+    def reward_row(self, messages: Messages) -> list[int]:
+        """A conversation and the token at whose cell its reward is read."""
+        return [*self.chat_example(messages).tokens.tolist(), self.reward]
+
+    def reward_example(self, messages: Messages) -> Example:
+        """`reward_row` with the mask of `chat_example`, for a language loss beside the score."""
+        from fourstage.data.batch import Example
+
+        example = self.chat_example(messages)
+        mask = np.append(example.trained(), False)
+        return Example(np.append(example.tokens, self.reward), mask)
+
+    def document(self, text: str) -> Example:
+        """A document between its start and its end."""
+        from fourstage.data.batch import Example
+
+        return Example(np.array([self.start_of_text, *self.encode(text), self.end_of_text]))
+
+    def save(self, folder: Path) -> None:
+        """Writes the files from which `transformers` makes the same ids and the same turns."""
+        folder = Path(folder)
+        names = {i: self._backend.id_to_token(i) for i in self.special_ids}
+        special = {
+            "bos_token": names[self.start_of_text],
+            "eos_token": names[self.end_of_text],
+            "pad_token": names[self.pad],
+        }
+        extra = [name for _, name in sorted(names.items()) if name not in special.values()]
+        special_map: dict[str, Any] = {**special, "additional_special_tokens": extra}
+        settings = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": 1_000_000_000,
+            **special_map,
+        }
+        files.write_text(folder / "tokenizer.json", self._backend.to_str(pretty=False))
+        files.write_json(folder / "tokenizer_config.json", settings)
+        files.write_json(folder / "special_tokens_map.json", special_map)
+        lead = special["bos_token"] if self._lead() else ""
+        files.write_text(folder / "chat_template.jinja", lead + self.chat.template())
+
+    @classmethod
+    def load(cls, folder: Path) -> Tokenizer:
+        """Opens a folder with a tokenizer.json, or that file itself, from here or elsewhere.
+
+        Special tokens that it lacks are added after its own and named in `added`.
+
+        Raises:
+            InputError: there is no such file, or it holds no tokenizer.
+        """
+        folder = Path(folder)
+        path = folder if folder.is_file() else folder / "tokenizer.json"
+        if not path.is_file():
+            raise InputError(
+                f"{folder} holds no tokenizer: write a folder with a tokenizer.json, or that file"
+            )
+        try:
+            backend = Backend.from_str(path.read_text(encoding="utf-8"))
+        except Exception as error:  # the tokenizers library raises bare Exceptions
+            raise InputError(f"{path} is not a tokenizer of the tokenizers library: {error}") from error
+        return cls(backend, _named_specials(path.parent))
+
+
+def _named_specials(folder: Path) -> dict[str, str]:
+    """`bos_token`, `eos_token` and `pad_token` as a folder's tokenizer_config.json names them."""
+    path = folder / "tokenizer_config.json"
+    if not path.is_file():
+        return {}
+    try:
+        settings = files.read_json(path)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    named = {}
+    for key in ("bos_token", "eos_token", "pad_token"):
+        token = settings.get(key)
+        content = token.get("content") if isinstance(token, dict) else token
+        if isinstance(content, str):
+            named[key] = content
+    return named
+
+
+def _byte_characters() -> list[str]:
+    """The printable character that stands for each byte in a byte-level vocabulary (GPT-2)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    table = {byte: chr(byte) for byte in printable}
+    table |= {byte: chr(256 + place) for place, byte in enumerate(others)}
+    return [table[byte] for byte in range(256)]
+
+
+_BYTE_TO_CHARACTER = _byte_characters()
+_CHARACTER_TO_BYTE = {character: byte for byte, character in enumerate(_BYTE_TO_CHARACTER)}
