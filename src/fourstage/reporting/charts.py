@@ -13,6 +13,7 @@ from fourstage.reporting.scales import Scale, padded
 Point = tuple[float, float]
 LETTER = 6.1  # mean width of a letter at the chart's font size of 11 units
 POINTS_DRAWN = 400
+LARGEST = 1e100
 TOP, BOTTOM = 30, 38
 
 
@@ -55,7 +56,7 @@ class Chart:
 
     @property
     def drawable(self) -> bool:
-        return any(len(clean(series.points)) > 1 for series in self.series)
+        return any(len(self._visible(series.points)) > 1 for series in self.series)
 
     def svg(self, width: int = 360, height: int = 240, class_: str | None = None) -> Markup:
         """The drawing; needs at least one series with a point."""
@@ -94,7 +95,7 @@ class Chart:
         return thinned(kept, POINTS_DRAWN)
 
     def _x_scale(self, lines: list, start: float, end: float) -> Scale:
-        values = [point[0] for _, points in lines for point in points] or [0.0, 1.0]
+        values = [point[0] for _, points in lines for point in points] or [1.0, 10.0]
         low, high = self.x_range or (min(values), max(values))
         if high <= low:
             low, high = (low / 2, low * 2) if self.x_log else (low - 0.5, high + 0.5)
@@ -133,8 +134,8 @@ class Chart:
 
 
 def clean(points: Sequence[Point]) -> list[Point]:
-    """The points whose two coordinates are finite."""
-    return [point for point in points if is_number(point[0]) and is_number(point[1])]
+    """The points whose two coordinates are finite, and not so large that an axis overflows."""
+    return [point for point in points if all(is_number(v) and abs(v) < LARGEST for v in point)]
 
 
 def thinned(points: Sequence[Point], most: int) -> list[Point]:

@@ -25,13 +25,18 @@ PRODUCTS = {"pretrain": "base", "sft": "SFT", "reward": "reward", "rl": "RL"}
 
 @dataclass
 class StageFiles:
-    """One stage's folder: `metrics.jsonl`, `samples.jsonl`, `results.json`, each possibly absent."""
+    """One stage's folder; each file may be absent.
+
+    `rows`, `samples` and `results` are its metrics.jsonl, samples.jsonl and results.json, `model`
+    the model's config.json, `measured` what evaluation/*.json hold before results.json is there.
+    """
 
     name: str
     folder: Path
     rows: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
     results: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -48,7 +53,7 @@ class StageFiles:
 
     @property
     def metrics(self) -> dict[str, float]:
-        found = self.results.get("metrics")
+        found = (self.results or self.measured).get("metrics")
         items = found.items() if isinstance(found, dict) else ()
         return {name: float(value) for name, value in items if is_number(value)}
 
@@ -60,7 +65,7 @@ class StageFiles:
         return None
 
     def _interval(self, name: str) -> tuple[float | None, float | None]:
-        intervals = self.results.get("intervals")
+        intervals = (self.results or self.measured).get("intervals")
         found = intervals.get(name) if isinstance(intervals, dict) else None
         if isinstance(found, list | tuple) and len(found) == 2 and all(map(is_number, found)):
             return float(found[0]), float(found[1])
@@ -181,8 +186,19 @@ def _stage(run: Path, name: str, faults: list[str]) -> StageFiles:
         rows=_lines(folder / "metrics.jsonl", run, faults),
         samples=_lines(folder / "samples.jsonl", run, faults),
         results=_json(folder / "results.json", faults),
+        measured=_measured(folder / "evaluation", faults),
         model=_json(folder / "model" / "config.json", faults),
     )
+
+
+def _measured(folder: Path, faults: list[str]) -> dict[str, Any]:
+    """What an unfinished stage has measured already: its `evaluation/*.json` put together."""
+    together: dict[str, Any] = {"metrics": {}, "intervals": {}}
+    for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+        found = _json(path, faults)
+        for part, held in together.items():
+            held.update(found[part] if isinstance(found.get(part), dict) else {})
+    return together if together["metrics"] else {}
 
 
 def _text(path: Path, faults: list[str]) -> str:

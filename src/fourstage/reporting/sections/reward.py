@@ -136,22 +136,13 @@ def _caption(calibrated: bool) -> str:
 
 
 def calibration(stage: StageFiles) -> Chart | None:
-    """Predicted against observed preference, from `results.json`'s `calibration` if it is there.
-
-    It is a list of `[predicted, observed]` or of `{"predicted": p, "observed": q}`.
-    """
+    """Predicted against observed preference: `calibration` of `results.json`, `[[p, observed]]`."""
     table = stage.results.get("calibration")
-    if isinstance(table, dict) and {"predicted", "observed"} <= table.keys():
-        table = list(zip(table["predicted"], table["observed"], strict=False))
-    points = []
-    for item in table if isinstance(table, list) else []:
-        pair = (
-            (item.get("predicted"), item.get("observed"))
-            if isinstance(item, dict)
-            else tuple(item[:2])
-        )
-        if len(pair) == 2 and all(map(is_number, pair)):
-            points.append((float(pair[0]), float(pair[1])))
+    points = [
+        (float(item[0]), float(item[1]))
+        for item in (table if isinstance(table, list) else [])
+        if isinstance(item, list) and len(item) == 2 and all(map(is_number, item))
+    ]
     if len(points) < 2:
         return None
     whole = (0.0, 1.0)

@@ -1,0 +1,70 @@
+"""`fourstage inspect data | batch | rollout`: what goes in, token by token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="See what is in data files, every token of a batch, or every token of a rollout.",
+)
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run")]
+
+
+@app.command("batch")
+def batch(
+    run: Run,
+    stage: Annotated[str, typer.Option(help="pretrain, sft, reward or rl")],
+    step: Annotated[int | None, typer.Option(min=0, help="From 0; rl: a checkpoint's")] = None,
+    documents: Annotated[int, typer.Option(min=1, help="How many to show")] = 8,
+) -> None:
+    """Every token of a stage's batch, with those that are trained marked."""
+    from rich.console import Console
+
+    from fourstage.reporting.batches import open_tokenizer, stage_batch
+    from fourstage.reporting.inspection import print_batch
+    from fourstage.reporting.runfiles import read_run
+
+    read_run(run)
+    found, rows = stage_batch(run, stage, step)
+    print_batch(found, open_tokenizer(run), Console(highlight=False), rows=rows, most=documents)
+
+
+@app.command("rollout")
+def rollout(
+    run: Run,
+    step: Annotated[
+        int | None, typer.Option(min=0, help="Of a checkpoint; else the newest")
+    ] = None,
+    episode: Annotated[int, typer.Option(min=0, help="The first episode to show")] = 0,
+    episodes: Annotated[int, typer.Option(min=1, help="How many to show")] = 2,
+) -> None:
+    """Every token of RL's rollouts: log-probabilities, KL, reward, value, return, advantage."""
+    from rich.console import Console
+
+    from fourstage.reporting.batches import open_tokenizer
+    from fourstage.reporting.inspection import load_rollout, print_rollout
+    from fourstage.reporting.runfiles import read_run
+
+    read_run(run)
+    at, found = load_rollout(run, step)
+    console = Console(highlight=False)
+    console.print(f"rollouts held at step {at} of rl; all in nats", style="dim")
+    print_rollout(found, open_tokenizer(run), console, first=episode, most=episodes)
+
+
+@app.command("data")
+def data(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files or folders")],
+) -> None:
+    """The shape that each file is recognised as, its rows, and the rows that are malformed."""
+    from rich.console import Console
+
+    from fourstage.reporting.doctor import examine, print_findings
+
+    print_findings([examine(file) for file in files], Console(highlight=False))

@@ -1,0 +1,80 @@
+"""The batch of a step of a finished or running stage, made again by the source the stage uses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fourstage.data.batch import Batch
+from fourstage.errors import InputError, nearest
+from fourstage.reporting.inspection import load_rollout
+from fourstage.reporting.runfiles import STAGES
+
+if TYPE_CHECKING:
+    from fourstage.recipe import Recipe
+    from fourstage.tokenizer import Tokenizer
+
+
+def open_tokenizer(run: Path) -> Tokenizer:
+    """The run's tokenizer.
+
+    Raises:
+        InputError: the run has none yet.
+    """
+    from fourstage.tokenizer import Tokenizer
+
+    folder = Path(run) / "tokenizer"
+    if not (folder / "tokenizer.json").is_file():
+        raise InputError(f"{folder}: no tokenizer yet; run the run's recipe first")
+    return Tokenizer.load(folder)
+
+
+def stage_batch(run: Path, stage: str, step: int | None = None) -> tuple[Batch, bool]:
+    """The whole batch of `step` (from 0), and whether its documents are rows to score.
+
+    The batches of the file stages are a function of (recipe, step); those of RL are what its
+    newest checkpoint (or that of `step`) holds.
+
+    Raises:
+        InputError: the stage is unknown, or its data are not prepared.
+    """
+    if stage not in STAGES:
+        near = nearest(stage, STAGES)
+        raise InputError(f"--stage {stage}: no such stage{near}; write one of {', '.join(STAGES)}")
+    if stage == "rl":
+        return load_rollout(run, step)[1], False
+    from fourstage.data.sources import DocumentSource, ExampleSource, PairSource
+    from fourstage.data.store import Store
+
+    folder = Path(run) / "data" / stage / "train"
+    if not folder.is_dir():
+        raise InputError(f"{folder}: the data of this stage are not prepared yet; run it first")
+    recipe, store = resolved_recipe(run), Store.open(folder)
+    section = recipe.stage(stage)
+    if stage == "reward":
+        pairs = PairSource(store, section.pairs_per_step, recipe.seed)
+        return pairs.batch(step or 0), True
+    if stage == "sft":
+        examples = ExampleSource(store, section.batch_tokens, recipe.seed)
+        return examples.batch(step or 0), False
+    documents = DocumentSource(store, section.batch_tokens, recipe.seed, context_of(run, recipe))
+    return documents.batch(step or 0), False
+
+
+def resolved_recipe(run: Path) -> Recipe:
+    """The recipe that the run wrote down, in which nothing is left to derive."""
+    from fourstage import recipe
+
+    path = Path(run) / "recipe.yaml"
+    if not path.is_file():
+        raise InputError(f"{path}: missing; give the folder of a run, such as runs/smoke")
+    return recipe.load(str(path), [])
+
+
+def context_of(run: Path, recipe: Recipe) -> int:
+    """The context of the model, of the recipe or of what the run started from."""
+    if recipe.model.context:
+        return recipe.model.context
+    config = Path(run) / "pretrain" / "model" / "config.json"
+    return int(json.loads(config.read_text(encoding="utf-8"))["max_position_embeddings"])
