@@ -37,7 +37,7 @@ def write_run(folder: Path, stages: int = 4) -> Path:
 RECIPE = """name: quickstart
 seed: 0
 device: auto
-data: {pretrain: world, validation: 0.02, demonstrations: 31000, comparisons: 30000, rl_prompts: 8000}
+data: {pretrain: world, demonstrations: 31000, comparisons: 30000, rl_prompts: 8000}
 world: {documents: 96000, validation_documents: 2000}
 tokenizer: {vocab_size: 860}
 model: {layers: 4, width: 128, heads: 4, kv_heads: 4, mlp_width: 384, context: 256}
@@ -98,7 +98,7 @@ def _pretrain(draw: random.Random) -> tuple[list, list, dict]:
             row |= {"validation_bits_per_byte": bits, "validation_nll": bits * per_token}
         rows.append(row)
     metrics = {"validation_bits_per_byte": 1.389, "entropy_bits_per_byte": ENTROPY}
-    metrics |= {"validation_seen_in_training": 0.021, "parameters": 1_049_344, "distinct_2": 0.62}
+    metrics |= {"validation_seen_in_training": 0.021, "parameters": 1_049_344}
     for index, kind in enumerate(KINDS):
         floor = 0.9 + 0.12 * index
         metrics[f"entropy_bits_per_byte/{kind}"] = floor
@@ -109,11 +109,11 @@ def _pretrain(draw: random.Random) -> tuple[list, list, dict]:
         "the in Ann the drum and and river",
         "a bear. Ann is in the in the park. The drum is",
         "Jack the bear and a yellow drum. Jack wants the drum. Jack looks in the park.",
-        "Jack the bear and a yellow drum. Jack wants the drum. He looks in the park and finds it there. "
-        "Jack gives the drum to Ann. Ann is glad.",
+        "Jack the bear and a yellow drum. Jack wants the drum. He looks in the park and finds it "
+        "there. Jack gives the drum to Ann. Ann is glad.",
     )
     samples = [
-        {"step": step, "prompt": prompt, "completion": text}
+        {"step": step, "prompt": prompt, "response": text}
         for step, text in zip((0, 200, 600, 1200, 2400), texts, strict=True)
         for prompt in ("A story about ", *PROMPTS)
     ]
@@ -129,7 +129,7 @@ PROMPTS = (
 
 def _answers(texts: tuple[str, ...], steps: tuple[int, ...], **extra: float) -> list[dict]:
     return [
-        {"step": step, "prompt": prompt, "completion": text, **extra}
+        {"step": step, "prompt": prompt, "response": text, **extra}
         for step in steps
         for prompt, text in zip(PROMPTS, texts, strict=True)
     ]
@@ -152,7 +152,6 @@ def _sft(draw: random.Random) -> tuple[list, list, dict]:
         metrics[f"base_task_success/{kind}"] = 0.02
         metrics[f"base_few_shot_task_success/{kind}"] = 0.04 + 0.03 * index
         metrics[f"task_success/{kind}"] = 0.99 - 0.03 * index
-    metrics["distinct_2"] = 0.51
     texts = (
         "Ann is in the park.",
         "Here is a story. A bear found a red lamp. The end.",
@@ -178,7 +177,7 @@ def _reward(draw: random.Random) -> tuple[list, list, dict]:
         "pair_accuracy_ceiling": 0.803,
         "right_wrong_accuracy": 0.713,
     }
-    metrics |= {"pair_accuracy_shuffled": 0.655, "score_length_correlation": -0.21}
+    metrics |= {"pair_accuracy_shuffled_prompts": 0.655, "score_length_correlation": -0.21}
     results = _results(metrics, 126.0, 2_736_000, 2.0e13)
     results["calibration"] = [[p / 20, p / 20 + 0.01 * math.sin(p)] for p in range(1, 20, 2)]
     return rows, [], results
@@ -207,7 +206,15 @@ def _rl(draw: random.Random) -> tuple[list, list, dict]:
         "gold_reward_ceiling": 0.981,
         "task_success": 0.931,
         "kl": 8.42,
-        "distinct_2": 0.33,
+        "distinct_2_rl": 0.33,
+        "distinct_2_sft": 0.51,
+        "distinct_2_base": 0.62,
+        "distinct_1_rl": 0.21,
+        "distinct_1_sft": 0.34,
+        "distinct_1_base": 0.45,
+        "self_overlap_rl": 0.41,
+        "self_overlap_sft": 0.22,
+        "self_overlap_base": 0.05,
     }
     texts = (
         "Ann is in the park. Good luck!",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -54,7 +55,7 @@ def test_tick_texts_share_their_decimals():
 @given(st.lists(st.floats(0, 300), max_size=8).map(sorted), st.floats(1, 20))
 def test_labels_never_cover_one_another_and_keep_their_order(places, gap):
     moved = spread(places, gap)
-    assert all(b - a >= gap - 1e-6 for a, b in zip(moved, moved[1:], strict=False))
+    assert all(b - a >= gap - 1e-6 for a, b in pairwise(moved))
     assert len(moved) == len(places)
 
 

@@ -126,7 +126,7 @@ def test_the_same_run_gives_the_same_page(tmp_path):
 
 def test_a_sample_can_inject_no_html(tmp_path):
     run = write_run(tmp_path / "run")
-    evil = "</dd><script>alert(1)</script><img src=https://x.example/y onerror=alert(1)>&amp;\u0000\x1b"
+    evil = "</dd><script>alert(1)</script><img src=//x.example/y onerror=alert(1)>&amp;\0\x1b"
     rows = [{"step": s, "prompt": PROMPTS[0] + evil, "completion": evil} for s in (0, 10)]
     for stage in STAGES:
         lines = "".join(json.dumps(row) + "\n" for row in rows)
@@ -147,7 +147,7 @@ def test_a_sample_can_inject_no_html(tmp_path):
 
 @pytest.mark.parametrize("stages", [0, 1, 2, 3])
 def test_a_run_that_is_not_finished_is_shown_as_far_as_it_goes(tmp_path, stages):
-    text, tags = page_of(write_run(tmp_path / "run", stages))
+    text, _ = page_of(write_run(tmp_path / "run", stages))
     assert "This run is not finished" in text
     shown = [f'<section id="{key}">' in text for key in ("pretraining", "sft", "reward", "rl")]
     assert shown == [index <= stages for index in range(4)]

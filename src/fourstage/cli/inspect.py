@@ -61,10 +61,14 @@ def rollout(
 @app.command("data")
 def data(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files or folders")],
+    key: Annotated[str | None, typer.Option(help="The key of the text, as data.key")] = None,
 ) -> None:
-    """The shape that each file is recognised as, its rows, and the rows that are malformed."""
+    """What each file is recognised as, its rows, and every malformed row with its line."""
     from rich.console import Console
 
+    from fourstage.errors import InputError
     from fourstage.reporting.doctor import examine, print_findings
 
-    print_findings([examine(file) for file in files], Console(highlight=False))
+    faults = print_findings(examine(files, key), Console(highlight=False))
+    if faults:
+        raise InputError(f"{faults} malformed rows or files: mend them as told above")

@@ -44,7 +44,7 @@ def stage_batch(run: Path, stage: str, step: int | None = None) -> tuple[Batch, 
         raise InputError(f"--stage {stage}: no such stage{near}; write one of {', '.join(STAGES)}")
     if stage == "rl":
         return load_rollout(run, step)[1], False
-    from fourstage.data.sources import DocumentSource, ExampleSource, PairSource
+    from fourstage.data.sources import DocumentSource, PairSource
     from fourstage.data.store import Store
 
     folder = Path(run) / "data" / stage / "train"
@@ -55,9 +55,6 @@ def stage_batch(run: Path, stage: str, step: int | None = None) -> tuple[Batch, 
     if stage == "reward":
         pairs = PairSource(store, section.pairs_per_step, recipe.seed)
         return pairs.batch(step or 0), True
-    if stage == "sft":
-        examples = ExampleSource(store, section.batch_tokens, recipe.seed)
-        return examples.batch(step or 0), False
     documents = DocumentSource(store, section.batch_tokens, recipe.seed, context_of(run, recipe))
     return documents.batch(step or 0), False
 

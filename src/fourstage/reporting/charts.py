@@ -139,7 +139,7 @@ def clean(points: Sequence[Point]) -> list[Point]:
 
 
 def thinned(points: Sequence[Point], most: int) -> list[Point]:
-    """At most about `most` points: the mean of each run of neighbours, the last point kept exact."""
+    """At most about `most` points: means of runs of neighbours, and the last point as it is."""
     if len(points) <= most:
         return list(points)
     size = -(-len(points) // most)
@@ -153,8 +153,8 @@ def thinned(points: Sequence[Point], most: int) -> list[Point]:
 def smoothed(points: Sequence[Point], window: int) -> list[Point]:
     """The mean of each point and its `window` neighbours on either side.
 
-    At the start, where a loss falls steeply, the window shrinks and stays centred; at the end, where
-    it is flat and noisy, the window keeps what it has on the left.
+    At the start, where a loss falls steeply, the window shrinks and stays centred; at the end,
+    where it is flat and noisy, the window keeps what it has on the left.
     """
     means = []
     for index, (x, _) in enumerate(points):

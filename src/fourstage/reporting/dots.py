@@ -24,7 +24,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Row:
-    """A label, its dots, the bound known for it (drawn as a tick), and what is written at the right."""
+    """A label, its dots, the bound known for it (drawn as a tick), and a note at the right."""
 
     label: str
     dots: Sequence[Dot]

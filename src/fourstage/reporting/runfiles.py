@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,14 +71,13 @@ class StageFiles:
         return None, None
 
     def by_kind(self, name: str) -> dict[str, Number]:
-        """`{kind: number}` of the metrics `name/kind` (also `name.kind`, `name:kind`, `name[kind]`)."""
-        pattern = re.compile(re.escape(name) + r"(?:[/.:]|\[)([^\]]+)\]?$")
+        """`{kind: number}` of the metrics called `name/kind`."""
         found = {}
         for metric in self.metrics:
-            match = pattern.match(metric)
+            stem, _, kind = metric.partition("/")
             number = self.number(metric)
-            if match and number:
-                found[match.group(1)] = number
+            if stem == name and kind and number:
+                found[kind] = number
         return found
 
     def total(self, name: str) -> float | None:
@@ -233,7 +231,7 @@ def _yaml(text: str, faults: list[str]) -> dict[str, Any]:
 
 
 def _lines(path: Path, run: Path, faults: list[str]) -> list[dict[str, Any]]:
-    """The rows of a JSONL file; the last line may have been cut by a kill and is then not a fault."""
+    """The rows of a JSONL file; a last line that a kill has cut is no fault."""
     lines = [line for line in _text(path, faults).splitlines() if line.strip()]
     rows, bad = [], 0
     for number, line in enumerate(lines):

@@ -31,7 +31,9 @@ def make_table(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str 
         cells = [row[column] for row in rows]
         numeric = bool(cells) and all(_numeric(cell) for cell in cells)
         # Words may wrap, figures never.
-        table.add_column(name, justify="right" if numeric else "left", no_wrap=numeric)
+        table.add_column(
+            name, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold"
+        )
     for row in rows:
         table.add_row(*map(_cell, row))
     return table

@@ -52,7 +52,7 @@ def _steps(run: RunFiles) -> Markup | None:
 
 
 def _flatten(entry: Any, prefix: str = "", depth: int = 0) -> list[tuple[str, Markup]]:
-    """The leaves of a nested report as `(dotted key, text)`; lists of records become their lines."""
+    """The leaves of a nested report as `(dotted key, text)`, lists of records item by item."""
     if isinstance(entry, dict) and depth < 4:
         found = []
         for key, value in entry.items():

@@ -101,7 +101,8 @@ def _unfinished(run: RunFiles) -> Markup | None:
     sentence = "; ".join(open_)
     return tag(
         "p",
-        f"This run is not finished: {sentence}. What there is so far is shown. Run it again to go on.",
+        f"This run is not finished: {sentence}. What there is so far is shown; "
+        "run it again to go on.",
         class_="notice",
     )
 
@@ -191,8 +192,8 @@ def scoreboard(run: RunFiles) -> Markup | None:
     if not rows:
         return None
     caption = (
-        "Each stage, before and after, against the best possible. 95% bootstrap intervals in brackets; "
-        "every figure on held-out data."
+        "Each stage, before and after, against the best possible, on held-out data. "
+        "95% bootstrap intervals in brackets."
     )
     head = ["measure", "before", "after", "best possible", "so far"]
     return table(head, rows, caption=caption, class_="measures stack")

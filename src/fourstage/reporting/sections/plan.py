@@ -26,7 +26,7 @@ MEASURES = (
 
 
 def planned(run: RunFiles, stage: str) -> dict[str, Any]:
-    """The stage's entry in `plan.json`: `{"stages": {name: {...}}}`, or a list of `{"stage": name}`."""
+    """The stage's entry in the `stages` of `plan.json`, a dict or a list of `{"stage": name}`."""
     stages = run.plan.get("stages")
     if isinstance(stages, list):
         found = next(

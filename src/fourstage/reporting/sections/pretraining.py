@@ -79,8 +79,8 @@ def _curves(stage: StageFiles) -> Markup | None:
         )
         return wide_figure(
             chart,
-            "Loss in bits per byte. The pale line is each logged step, the grey one its running mean; "
-            "the dashed line is the entropy of the text, where known.",
+            "Loss in bits per byte. Pale: each logged row; grey: its running mean; dots: held-out "
+            "text; dashed: the entropy of that text, which no model can go below, where known.",
         )
     nats = stage.first_column(*VALIDATION_NLL, against=against)
     own = [held_out(nats)] if nats else []
@@ -143,7 +143,10 @@ def _kinds(stage: StageFiles) -> Markup | None:
         rows, "bits per byte", "Bits per byte by kind of document, with the entropy of each"
     )
     key = colour_key(("model", 0), bound="entropy of the kind") if floors else None
-    caption = "Bits per byte by kind of document, the furthest above its own entropy first; whiskers are 95% intervals."
+    caption = (
+        "Bits per byte by kind of document, the furthest above its own entropy first; "
+        "whiskers are 95% intervals."
+    )
     return dot_figure(chart, caption, key)
 
 

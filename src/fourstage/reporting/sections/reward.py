@@ -79,7 +79,8 @@ def _accuracies(stage: StageFiles) -> Markup | None:
     return dot_figure(
         chart,
         "Accuracy of the reward model with 95% intervals. The upright mark is the ceiling that the "
-        "noise of the labels sets. With the prompts shuffled among the pairs only manners are left to judge by.",
+        "noise of the labels sets. With the prompts shuffled among the pairs only manners are left "
+        "to judge by.",
     )
 
 

@@ -118,14 +118,14 @@ def _steps(stage: StageFiles) -> Markup | None:
     ]
     return panels(
         charts,
-        "What the policy is paid for (left), what it is truly worth (never seen in training), and how "
-        "far it has moved from the SFT model (KL).",
+        "What the policy is paid for (left), what it is truly worth (never seen in training), "
+        "and how far it has moved from the SFT model (KL).",
         small=True,
     )
 
 
 def over_kl(stage: StageFiles, names: tuple[str, ...]) -> list[Point]:
-    """The column over KL, in order of KL; rows of nearly equal KL are averaged into 40 bins at most."""
+    """The column over KL, in order of KL, averaged into 40 bins at most."""
     kl = next((name for name in KL if stage.column(name)), None)
     points = sorted(stage.first_column(*names, against=kl)) if kl else []
     if len(points) <= 40:
@@ -141,7 +141,7 @@ def over_kl(stage: StageFiles, names: tuple[str, ...]) -> list[Point]:
 
 
 def overoptimisation(stage: StageFiles) -> Markup | None:
-    """Proxy and gold over KL in two panels that share the x axis: the picture of Gao et al. (2022)."""
+    """Gold and proxy over KL in two panels: the picture of Gao et al. (2022)."""
     gold, proxy = over_kl(stage, GOLD), over_kl(stage, PROXY)
     x_title = "KL to the SFT model (nats per response)"
     if not gold:
@@ -172,8 +172,8 @@ def overoptimisation(stage: StageFiles) -> Markup | None:
         ),
     ]
     words = (
-        "Over-optimisation: gold and proxy reward over KL. While both rise the reward model leads well; where "
-        "the proxy rises and gold falls the policy exploits its errors. "
+        "Over-optimisation: gold and proxy reward over KL. While both rise the reward model leads "
+        "well; where the proxy rises and gold falls the policy exploits its errors. "
         f"Gold is highest at {figures(top[0], 2)} nats ({figures(top[1], 3)})."
     )
     return panels(charts, words)
@@ -204,7 +204,7 @@ MODELS = (("pretrain", "base", "grey"), ("sft", "sft", 1), ("rl", "rl", 3))
 def diversity_rows(run: RunFiles) -> list[Row]:
     """A row a measure, with a dot a model, where at least two models were measured.
 
-    A number is looked for as `distinct_2_base` in any stage, then as `distinct_2` in the model's own.
+    A number is looked for as `distinct_2_base` in any stage, else as `distinct_2` in its own.
     """
     rows = []
     for measure, label in DIVERSITY:
@@ -228,8 +228,9 @@ def _diversity(run: RunFiles) -> Markup | None:
     )
     return dot_figure(
         chart,
-        "Diversity of several responses to one prompt at temperature 1: the share of different n-grams, "
-        "and of those shared with another response. Alignment narrows a model. At the right, the RL model.",
+        "Diversity of several responses to one prompt at temperature 1: the share of different "
+        "words, pairs and triples, and of pairs that another response has too. Alignment narrows "
+        "a model. The number at the right is the RL model’s.",
         colour_key(("base", "grey"), ("SFT", 1), ("RL", 3)),
     )
 

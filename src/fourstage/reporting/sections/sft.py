@@ -64,7 +64,7 @@ def _kinds(stage: StageFiles) -> Markup | None:
     chart = DotChart(
         rows, "task success", "Task success by kind of instruction", x_range=(0.0, 1.0)
     )
-    names = [("base", "grey")] if before else []
+    names: list[tuple[str, int | str]] = [("base", "grey")] if before else []
     names += [("few-shot", 0)] if few else []
     key = colour_key(*names, ("SFT", 1))
     return dot_figure(chart, "Task success by kind of instruction, the hardest first.", key)
