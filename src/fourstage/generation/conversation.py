@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
 
 from fourstage.errors import InputError
@@ -56,7 +56,7 @@ class Conversation:
         if self.system:
             self.messages.append({"role": "system", "content": self.system})
 
-    def reply(self, content: str) -> Iterator[str]:
+    def reply(self, content: str) -> Generator[str, None, None]:
         """Pieces of the reply to `content`; both turns are remembered, even if stopped half-way.
 
         Raises:

@@ -6,7 +6,8 @@ A step is many small operations, so here they are as few as possible.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import Tensor
 from fourstage.model.cache import KVCache
 
 if TYPE_CHECKING:
-    from fourstage.model.transformer import MLP, Attention, Transformer
+    from fourstage.model.transformer import MLP, Attention, Block, Transformer
 
 
 def decode(model: Transformer, tokens: Tensor, cache: KVCache) -> Tensor:
@@ -29,7 +30,8 @@ def decode(model: Transformer, tokens: Tensor, cache: KVCache) -> Tensor:
     half_cos, half_sin = model.cos[columns], model.sin[columns]
     cos = torch.cat([half_cos, half_cos], dim=-1)[:, None]
     sin = torch.cat([-half_sin, half_sin], dim=-1)[:, None]
-    for layer, block in enumerate(model.model.layers):
+    blocks = cast("Iterable[Block]", model.model.layers)
+    for layer, block in enumerate(blocks):
         read = block.input_layernorm(x)
         x = x + _attend(block.self_attn, read, cos, sin, columns, cache, layer)
         x = x + _mlp(block.mlp, block.post_attention_layernorm(x))

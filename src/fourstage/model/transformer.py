@@ -151,6 +151,9 @@ class Transformer(nn.Module):
             beside the weights, not applied by `scores`.
     """
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, config: ModelConfig, head: Head = "language"):
         super().__init__()
         self.config = config
