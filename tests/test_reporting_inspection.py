@@ -118,3 +118,52 @@ def test_a_table_sets_numbers_right_and_intervals_beside_them():
     lines = out.file.getvalue().splitlines()
     assert any("0.900 [0.800, 0.950]" in line for line in lines)
     assert any(line.rstrip().endswith("–") for line in lines)
+
+
+def prepared_run(folder):
+    """A run whose data are prepared and whose stages have not begun."""
+    from fourstage.data.store import write_store
+    from fourstage.tokenizer import train_tokenizer
+
+    texts = [f"Ann is in the park number {i}. Bob is in the shop." for i in range(60)]
+    tokenizer = train_tokenizer(texts, 275)
+    tokenizer.save(folder / "tokenizer")
+    write_store(folder / "data/pretrain/train", (tokenizer.document(text) for text in texts))
+    rows = [[{"role": "user", "content": "?"}, {"role": "assistant", "content": t}] for t in texts]
+    write_store(folder / "data/sft/train", (tokenizer.chat_example(row) for row in rows))
+    scored = (Example(np.array(tokenizer.reward_row(row))) for row in rows)
+    write_store(folder / "data/reward/train", scored)
+    (folder / "recipe.yaml").write_text(
+        "data: {pretrain: world}\nmodel: {context: 32}\npretrain: {batch_tokens: 100}\n"
+        "sft: {batch_tokens: 100}\nreward: {pairs_per_step: 3}\n"
+    )
+    return tokenizer
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward"])
+def test_inspect_batch_shows_the_batch_that_the_stage_trains_on(stage, tmp_path, capsys):
+    from fourstage.cli.app import main
+    from fourstage.data.sources import DocumentSource, PairSource
+    from fourstage.data.store import Store
+    from fourstage.reporting.batches import stage_batch
+
+    prepared_run(tmp_path)
+    store = Store.open(tmp_path / "data" / stage / "train")
+    source = PairSource(store, 3, 0) if stage == "reward" else DocumentSource(store, 100, 0, 32)
+    batch, rows = stage_batch(tmp_path, stage, 2)
+    assert torch.equal(batch.tokens, source.batch(2).tokens)
+    assert rows == (stage == "reward")
+    with pytest.raises(SystemExit) as stop:
+        main(["inspect", "batch", str(tmp_path), "--stage", stage, "--step", "2"])
+    assert stop.value.code == 0
+    assert "the shop" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_an_unknown_stage_is_told_with_the_nearest_right_one(tmp_path, capsys):
+    from fourstage.cli.app import main
+
+    prepared_run(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["inspect", "batch", str(tmp_path), "--stage", "pretrian"])
+    assert stop.value.code == 2
+    assert "did you mean 'pretrain'?" in capsys.readouterr().err

@@ -51,12 +51,20 @@ def stage_batch(run: Path, stage: str, step: int | None = None) -> tuple[Batch, 
     if not folder.is_dir():
         raise InputError(f"{folder}: the data of this stage are not prepared yet; run it first")
     recipe, store = resolved_recipe(run), Store.open(folder)
-    section = recipe.stage(stage)
     if stage == "reward":
-        pairs = PairSource(store, section.pairs_per_step, recipe.seed)
+        pairs = PairSource(
+            store, _told(recipe.reward.pairs_per_step, "reward.pairs_per_step"), recipe.seed
+        )
         return pairs.batch(step or 0), True
-    documents = DocumentSource(store, section.batch_tokens, recipe.seed, context_of(run, recipe))
+    cells = _told(recipe.stage(stage).batch_tokens, f"{stage}.batch_tokens")
+    documents = DocumentSource(store, cells, recipe.seed, context_of(run, recipe))
     return documents.batch(step or 0), False
+
+
+def _told(value: int | None, field: str) -> int:
+    if value is None:
+        raise InputError(f"recipe.yaml: {field} is missing, so this is no run's own recipe; run it")
+    return value
 
 
 def resolved_recipe(run: Path) -> Recipe:

@@ -98,7 +98,7 @@ class DotChart:
 def _whisker(dot: Dot, x: Scale, at: float) -> Markup:
     number = dot.number
     centre = tag("circle", cx=_n(x(number.value)), cy=at, r=4, class_=f"dot fill{dot.colour}")
-    if not number.has_interval:
+    if number.low is None or number.high is None:
         return centre
     ends = {"x1": _n(x(number.low)), "x2": _n(x(number.high))}
     return join(tag("line", **ends, y1=at, y2=at, class_=f"whisker pen{dot.colour}"), centre)

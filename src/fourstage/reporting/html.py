@@ -74,6 +74,7 @@ def table(
         )
 
     head = tag("thead", tag("tr", (tag("th", cell, scope="col") for cell in header)))
+    head = head if any(names) else None
     body = tag("tbody", map(row, rows))
     title = tag("caption", caption) if caption is not None else None
     return tag("div", tag("table", title, head, body, class_=class_ or None), class_="scroll")

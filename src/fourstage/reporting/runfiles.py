@@ -26,8 +26,10 @@ PRODUCTS = {"pretrain": "base", "sft": "SFT", "reward": "reward", "rl": "RL"}
 class StageFiles:
     """One stage's folder; each file may be absent.
 
-    `rows`, `samples` and `results` are its metrics.jsonl, samples.jsonl and results.json, `model`
-    the model's config.json, `measured` what evaluation/*.json hold before results.json is there.
+    Attributes:
+        rows, samples, results: its metrics.jsonl, samples.jsonl and results.json.
+        measured: what evaluation/*.json hold before results.json is there.
+        model: the model's config.json. clock: its seconds.json.
     """
 
     name: str
@@ -37,6 +39,7 @@ class StageFiles:
     results: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
+    clock: dict[str, Any] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -81,10 +84,12 @@ class StageFiles:
         return found
 
     def total(self, name: str) -> float | None:
-        """`seconds`, `tokens` or `flops` of `results.json`, else the last row's."""
+        """`seconds`, `tokens` or `flops` of `results.json`, else of the clock or the last row."""
         value = self.results.get(name)
         if is_number(value):
             return float(value)
+        if is_number(self.clock.get(name)):
+            return float(self.clock[name])
         values = [row[name] for row in self.rows if is_number(row.get(name))]
         return float(values[-1]) if values else None
 
@@ -186,6 +191,7 @@ def _stage(run: Path, name: str, faults: list[str]) -> StageFiles:
         results=_json(folder / "results.json", faults),
         measured=_measured(folder / "evaluation", faults),
         model=_json(folder / "model" / "config.json", faults),
+        clock=_json(folder / "seconds.json", faults),
     )
 
 

@@ -117,11 +117,12 @@ def four_stages(run: RunFiles) -> Markup:
     ]
     resources = []
     for stage, spent in zip(stages, flops, strict=True):
-        lines = [duration(stage.total("seconds")) if stage.total("seconds") else "not run yet"]
+        lines = [duration(stage.total("seconds"))] if stage.total("seconds") else []
         if stage.total("tokens"):
             lines.append(f"{compact(stage.total('tokens'))} tokens")
         if spent:
-            lines.append(f"{power_of_ten(spent)} FLOP, {share(spent / total)}")
+            part = f", {share(spent / total)}" if all(flops) else ""
+            lines.append(f"{power_of_ten(spent)} FLOP{part}")
         resources.append(lines)
     rows = [
         ["data", *(_cell([_data(run, i)], PUBLISHED["data"][i]) for i in range(4))],
@@ -146,8 +147,8 @@ def _short(title: str) -> str:
 
 
 def _cell(lines: list[Any], published: str) -> Markup:
-    body = [piece for line in lines for piece in (tag("br"), line)][1:]
-    return tag("span", body, tag("br"), tag("span", published, class_="soft"))
+    body = [piece for line in lines for piece in (line, tag("br"))]
+    return tag("span", body, tag("span", published, class_="soft"))
 
 
 def _data(run: RunFiles, index: int) -> str:
