@@ -83,6 +83,8 @@ def test_every_response_token_of_a_rollout_is_shown_with_what_is_known_of_it():
     row = next(line for line in text.splitlines() if " c " in line).split()
     # The cell before token 2 holds 1, 2, 3, then KL = old - ref, then 4, 5, 6.
     assert row == ["2", "c", "+1.000", "+2.000", "+3.000", "−1.000", "+4.000", "+5.000", "+6.000"]
+    sums = next(line for line in text.splitlines() if " sum " in line).split()
+    assert sums == ["sum", "+3.000", "+5.000", "+7.000", "−2.000", "+9.000"]
 
 
 def test_an_episode_that_is_not_there_is_an_input_error():

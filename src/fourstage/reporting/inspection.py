@@ -32,6 +32,8 @@ COLUMNS = (
     ("return", "returns"),
     ("advantage", "advantages"),
 )
+# Only the sums of these over a response mean something.
+SUMMED = {"rollout", "old", "ref", "KL", "reward"}
 
 
 @dataclass
@@ -153,9 +155,10 @@ def rollout_table(document: Document, tokenizer: Speaks) -> Table:
         if is_trained:
             numbers = [Text(_signed(float(stream[place - 1]))) for _, stream in columns]
             rows.append([place, visible(tokenizer.token_text(token)), *numbers])
+    counted = streams["loss_weights"] != 0
     totals = [
-        Text(_signed(float(stream[: len(document.ids) - 1].sum())), style="dim")
-        for _, stream in columns
+        Text(_signed(float(stream[counted].sum())) if name in SUMMED else "", style="dim")
+        for name, stream in columns
     ]
     rows.append(["", Text("sum", style="dim"), *totals])
     table = make_table(["place", "token", *(name for name, _ in columns)], rows)
