@@ -1,0 +1,123 @@
+"""Held-out text through a model: log-probabilities, greedy hits and reward scores, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fourstage.data.batch import Batch, Example
+from fourstage.devices import autocast
+from fourstage.model.transformer import Transformer
+from fourstage.objectives.logprobs import token_logprobs
+
+# Cells of one forward pass: enough for full matrices, little enough for a CPU's cache.
+_CELLS_CPU, _CELLS_GPU = 4096, 65536
+
+
+def device_of(model: torch.nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def alike(lengths: Sequence[int], device: torch.device) -> Iterator[list[int]]:
+    """Indices in portions of like length that fit one forward pass."""
+    most = _CELLS_CPU if device.type == "cpu" else _CELLS_GPU
+    portion: list[int] = []
+    cells = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if portion and cells + lengths[index] > most:
+            yield portion
+            portion, cells = [], 0
+        portion.append(index)
+        cells += lengths[index]
+    if portion:
+        yield portion
+
+
+def trained_logprobs(model: Transformer, batch: Batch, temperature: float = 1.0) -> Tensor:
+    """[cells] log-probability of each trained cell's target, zero on the others; on the CPU.
+
+    The logits are divided by `temperature`. What a document gets does not depend on its neighbours
+    (within float32 rounding).
+    """
+
+    def number(hidden: Tensor, targets: Tensor) -> Tensor:
+        vocab_size = model.config.vocab_size
+        return token_logprobs(model.logits, hidden, targets, vocab_size, temperature)
+
+    return _at_trained_cells(model, batch, number)
+
+
+def trained_values(critic: Transformer, batch: Batch) -> Tensor:
+    """[cells] the critic's value at each trained cell, zero on the others; on the CPU."""
+    return _at_trained_cells(critic, batch, lambda hidden, targets: critic.scores(hidden))
+
+
+@torch.no_grad()
+def _at_trained_cells(
+    model: Transformer, batch: Batch, number: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """`number(hidden, targets)` at each trained cell, a portion of documents at a time."""
+    found = torch.zeros(batch.cells)
+    device = device_of(model)
+    starts = np.cumsum([0, *batch.lengths])
+    for rows in alike(batch.lengths, device):
+        part = batch.select(rows).to(device)
+        cells = part.streams["loss_weights"].nonzero().squeeze(1)
+        with autocast(device):
+            values = number(model(part.tokens, part.layout)[cells], part.targets[cells])
+        found[_cells_of(rows, starts)[cells.cpu()]] = values.float().cpu()
+    return found
+
+
+def _cells_of(rows: Sequence[int], starts: np.ndarray) -> Tensor:
+    """[cells] where the cells of some documents stand in the whole batch."""
+    return torch.from_numpy(np.concatenate([np.arange(starts[i], starts[i + 1]) for i in rows]))
+
+
+@torch.no_grad()
+def greedy_hits(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
+    """[cells] log-probability of each target in nats, and whether it is the most likely token."""
+    logprobs, hits = torch.zeros(batch.cells), torch.zeros(batch.cells, dtype=torch.bool)
+    device = device_of(model)
+    starts = np.cumsum([0, *batch.lengths])
+    size = max(64, 2**19 // model.config.vocab_size)
+    for rows in alike(batch.lengths, device):
+        part = batch.select(rows).to(device)
+        with autocast(device):
+            hidden = model(part.tokens, part.layout)
+        places = _cells_of(rows, starts)
+        for here, states, targets in zip(
+            places.split(size), hidden.split(size), part.targets.split(size), strict=True
+        ):
+            with autocast(device):
+                logits = model.logits(states).float()
+            chosen = logits.gather(-1, targets[:, None])[:, 0]
+            logprobs[here] = (chosen - logits.logsumexp(dim=-1)).cpu()
+            hits[here] = (logits.argmax(dim=-1) == targets).cpu()
+    return logprobs, hits
+
+
+@torch.no_grad()
+def raw_scores(model: Transformer, rows: Sequence[Sequence[int]]) -> np.ndarray:
+    """[rows] raw score of each row of tokens at its last cell, float64.
+
+    A row's score does not depend on what else is scored (within float32 rounding). A row longer
+    than the context is read from its end.
+    """
+    device = device_of(model)
+    rows = [row[-model.config.context :] for row in rows]
+    found = np.zeros(len(rows))
+    for portion in alike([len(row) for row in rows], device):
+        batch = Batch.rows([Example(np.asarray(rows[i])) for i in portion]).to(device)
+        with autocast(device):
+            hidden = model(batch.tokens, batch.layout)[batch.last_cells]
+            found[portion] = model.scores(hidden).double().cpu().numpy()
+    return found
+
+
+def scores(model: Transformer, rows: Sequence[Sequence[int]]) -> np.ndarray:
+    """[rows] `(raw score - reward_mean) / reward_std`, as kept beside the model's weights."""
+    return (raw_scores(model, rows) - model.reward_mean) / model.reward_std
