@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from fourstage.data.reading import RawFile, RawRow, read_rows, read_text
 from fourstage.data.rows import understand
@@ -106,7 +107,7 @@ def _smaller(part: str, limit: int) -> Iterator[str]:
         return
     ends = [match.end() for match in _SENTENCE_END.finditer(part)]
     bounds = [0, *(end for end in ends if end < len(part)), len(part)]
-    sentences = [part[a:b] for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
+    sentences = [part[a:b] for a, b in pairwise(bounds) if b > a]
     if len(sentences) > 1:
         yield from gather(sentences, "", limit)
     else:

@@ -13,8 +13,9 @@ from fourstage.data.words import HAN, SPACED, Vocabulary, remember, script_of, w
 from fourstage.randomness import python_random
 from fourstage.tasks import Task
 
-# Passages of the training documents, by hash: demonstrations, comparisons and RL prompts.
-SHARES = {"sft": 0.6, "preferences": 0.2, "prompts": 0.2}
+# Passages of the training documents, by hash: for demonstrations, comparisons and RL prompts, and
+# for measuring where the held-out documents have none.
+SHARES = {"sft": 0.55, "preferences": 0.2, "prompts": 0.2, "held out": 0.05}
 # More text than this adds nothing to twenty thousand instructions.
 _MOST_CHARACTERS = 16_000_000
 _ATTEMPTS = 40
@@ -104,11 +105,8 @@ def _balanced(text: str) -> bool:
 
 def pool(paragraphs: list[Paragraph], part: str) -> list[Paragraph]:
     """The paragraphs that a hash gives to one part; all of them where they are too few to share."""
-    low = 0.0
-    for name, share in SHARES.items():
-        if name == part:
-            break
-        low += share
+    names = list(SHARES)
+    low = sum(SHARES[name] for name in names[: names.index(part)])
     high = low + SHARES[part]
     chosen = [p for p in paragraphs if low <= place("".join(p.sentences), "made") < high]
     return chosen if len(chosen) >= 20 else paragraphs

@@ -159,10 +159,10 @@ def read_rows(file: RawFile) -> Iterator[RawRow]:
     text = read_text(file)
     start = text.lstrip()[:1]
     # Files called .json often hold JSON lines.
-    if start == "[" and (file.suffix in LIST or text.rstrip()[-1:] == "]"):
-        if file.suffix in LIST or "\n" not in text.strip():
-            yield from _list_rows(text, text.index("[") + 1, file)
-            return
+    one_line = "\n" not in text.strip()
+    if start == "[" and (file.suffix in LIST or one_line):
+        yield from _list_rows(text, text.index("[") + 1, file)
+        return
     if file.suffix in LIST and start == "{":
         inner = _only_list(text)
         if inner is not None:

@@ -80,7 +80,9 @@ class Vocabulary:
         if script == SPACED:
             found = [word for word in words_of(text, script) if word in self.askable]
         else:
-            found = [text[i : i + 2] for i in range(len(text) - 1) if text[i : i + 2] in self.askable]
+            found = [
+                text[i : i + 2] for i in range(len(text) - 1) if text[i : i + 2] in self.askable
+            ]
         return list(dict.fromkeys(found))
 
     def subject(self, text: str, script: str) -> list[str]:

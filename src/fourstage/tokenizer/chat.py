@@ -63,9 +63,7 @@ CHATML = ChatFormat(
 )
 LLAMA3 = ChatFormat(
     name="llama3",
-    opening={
-        role: ("<|start_header_id|>", role, "<|end_header_id|>", "\n\n") for role in ROLES
-    },
+    opening={role: ("<|start_header_id|>", role, "<|end_header_id|>", "\n\n") for role in ROLES},
     end="<|eot_id|>",
     specials=("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
 )

@@ -172,6 +172,11 @@ class Tokenizer:
         """One token as text, for people to look at."""
         return self.decode([token], skip_special=False)
 
+    @property
+    def after_turn(self) -> list[int]:
+        """Ids between the end of a turn and the next opening; none in our own format."""
+        return list(self._after)
+
     def turn(self, role: str, content: str) -> tuple[list[int], list[int]]:
         """Ids that open a turn, and ids of its content with its end-of-turn token.
 
@@ -272,7 +277,9 @@ class Tokenizer:
         try:
             backend = Backend.from_str(path.read_text(encoding="utf-8"))
         except Exception as error:  # the tokenizers library raises bare Exceptions
-            raise InputError(f"{path} is not a tokenizer of the tokenizers library: {error}") from error
+            raise InputError(
+                f"{path} is not a tokenizer of the tokenizers library: {error}"
+            ) from error
         return cls(backend, _named_specials(path.parent))
 
 

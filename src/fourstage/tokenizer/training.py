@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tokenizers import decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from fourstage.errors import InputError
 from fourstage.tokenizer.chat import END_OF_TEXT, OWN, PAD, REWARD

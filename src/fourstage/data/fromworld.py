@@ -1,0 +1,50 @@
+"""Materials from the embedded world: a function of (seed, split, index), kept exactly as drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fourstage.data.encoding import Demonstration, Pair, answered
+from fourstage.tasks import Task
+from fourstage.worlds import calibration as world
+
+# Documents and demonstrations that the vocabulary is counted on: the world's words are few.
+_COUNTED_DOCUMENTS = 20_000
+_COUNTED_DEMONSTRATIONS = 5_000
+
+
+def documents(seed: int, count: int) -> Iterator[str]:
+    return (world.document(seed, "train", index).text for index in range(count))
+
+
+def held_out_documents(seed: int, count: int) -> list[dict]:
+    """Rows {text, kind, bits, determined}; the texts' probabilities are their floor."""
+    drawn = (world.document(seed, "validation", index) for index in range(count))
+    return [
+        {"text": d.text, "kind": d.kind, "bits": d.bits, "determined": d.determined} for d in drawn
+    ]
+
+
+def counted_texts(seed: int, count: int) -> Iterator[str]:
+    """What the vocabulary is trained on: documents, prompts and responses."""
+    yield from documents(seed, min(count, _COUNTED_DOCUMENTS))
+    for index in range(min(count, _COUNTED_DEMONSTRATIONS)):
+        task, response = world.demonstration(seed, index)
+        yield str(task.prompt)
+        yield response
+
+
+def demonstrations(seed: int, first: int, count: int) -> Iterator[Demonstration]:
+    for index in range(first, first + count):
+        task, response = world.demonstration(seed, index)
+        yield Demonstration(task, answered(task.prompt, response))
+
+
+def comparisons(seed: int, split: str, count: int) -> Iterator[Pair]:
+    for index in range(count):
+        drawn = world.comparison(seed, split, index)
+        yield Pair(drawn.task, drawn.chosen, drawn.rejected, drawn.gold_chosen, drawn.gold_rejected)
+
+
+def tasks(seed: int, split: str, count: int, first: int = 0) -> Iterator[Task]:
+    return (world.instruction(seed, split, index) for index in range(first, first + count))

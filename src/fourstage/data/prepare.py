@@ -1,0 +1,305 @@
+"""Preparation: raw data to a tokenizer, token stores and tasks, each step whole or not done.
+
+A step is skipped when it was finished from the same inputs: its part of the recipe, the content of
+its raw files and the tokenizer.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from fourstage import files
+from fourstage.data.documents import content_hash
+from fourstage.data.encoding import (
+    Demonstration,
+    Pair,
+    dialogue_example,
+    document_rows,
+    pair_examples,
+)
+from fourstage.data.fromtext import Sampler
+from fourstage.data.materials import PARTS, Materials
+from fourstage.data.prepared import PreparedData, write_lines
+from fourstage.data.reading import find_files
+from fourstage.data.store import Store, write_store
+from fourstage.data.vocabulary import make_tokenizer, tokenizer_source
+from fourstage.errors import InputError
+from fourstage.recipe.schema import Recipe
+from fourstage.tasks import Task
+
+Say = Callable[[str], None]
+# Changes when the same inputs would give other data.
+_FORMAT = 1
+# Training demonstrations kept as text, for worked examples.
+_EXAMPLES = 1000
+_ORIGINS = {"made": "made from the text", "files": "from files", "world": "of the world"}
+
+
+def prepare(
+    recipe: Recipe, run: Path, say: Say = print, tokenizer_only: bool = False
+) -> PreparedData:
+    """Prepares all that can be prepared before training.
+
+    Comparisons made from the text are left out: they need samples of the SFT model, which
+    `prepare_reward` takes.
+
+    Raises:
+        InputError: data that are missing, unreadable, malformed or too small.
+    """
+    recipe.require_data()
+    preparation = Preparation(recipe, Path(run), say)
+    preparation.tokenizer()
+    if not tokenizer_only:
+        if recipe.data.pretrain:
+            preparation.pretrain()
+        preparation.sft()
+        if recipe.data.origin("preferences") != "made":
+            preparation.reward(None)
+        preparation.rl()
+    return PreparedData.open(run)
+
+
+def prepare_tokenizer(
+    recipe: Recipe, run: Path, say: Say = print, exact: bool = True
+) -> PreparedData:
+    """The tokenizer alone.
+
+    With `exact`, a `tokenizer.vocab_size` too large for the text is refused; without it (where the
+    size is derived) the vocabulary comes out smaller. The world's words are few: it never refuses.
+    """
+    Preparation(recipe, Path(run), say, exact).tokenizer()
+    return PreparedData.open(run)
+
+
+def prepare_pretrain(recipe: Recipe, run: Path, say: Say = print) -> PreparedData:
+    """Stores of documents, and the held-out ones as text."""
+    Preparation(recipe, Path(run), say).pretrain()
+    return PreparedData.open(run)
+
+
+def prepare_sft(recipe: Recipe, run: Path, say: Say = print) -> PreparedData:
+    """Stores of demonstrations, and held-out tasks."""
+    Preparation(recipe, Path(run), say).sft()
+    return PreparedData.open(run)
+
+
+def prepare_reward(
+    recipe: Recipe, run: Path, say: Say = print, sample: Sampler | None = None
+) -> PreparedData:
+    """Stores of comparisons.
+
+    Where they are made from the text, `sample` answers prompts with the SFT model: up to 64 prompts
+    a call, each answer a function of its prompt alone.
+    """
+    Preparation(recipe, Path(run), say).reward(sample)
+    return PreparedData.open(run)
+
+
+def prepare_rl(recipe: Recipe, run: Path, say: Say = print) -> PreparedData:
+    """Tasks to train on and held-out ones."""
+    Preparation(recipe, Path(run), say).rl()
+    return PreparedData.open(run)
+
+
+def text_bytes(recipe: Recipe) -> int | None:
+    """Bytes of the pretraining files as they lie there; None for the world and for none."""
+    if not recipe.data.pretrain or recipe.data.pretrain == "world":
+        return None
+    found, _ = find_files(recipe.data.pretrain, "data.pretrain")
+    return sum(file.path.stat().st_size for file in found)
+
+
+class Preparation:
+    """The steps of one recipe in one run."""
+
+    def __init__(self, recipe: Recipe, run: Path, say: Say, exact: bool = True):
+        self.recipe, self.run, self.say, self.exact = recipe, run, say, exact
+        self.prepared = PreparedData.open(run)
+        self.materials = Materials(recipe, self.prepared)
+
+    def _key(self, step: str, inputs: dict[str, Any]) -> str:
+        told = {"format": _FORMAT, "step": step, "seed": self.recipe.seed, "inputs": inputs}
+        if step != "tokenizer":
+            told["tokenizer"] = files.sha256_folder(self.run / "tokenizer")
+        return files.sha256_json(told)
+
+    def tokenizer(self) -> None:
+        """Trains or adopts the tokenizer, unless the run has that one.
+
+        Instructions added later leave the vocabulary, and what was trained with it, as it is.
+        """
+        source = tokenizer_source(self.recipe)
+        key = self._key("tokenizer", self._tokenizer_inputs(source))
+        if self.prepared.is_done("tokenizer", key) and self._has_wanted_size():
+            return
+        texts = None if source else self.materials.counted_texts()
+        exact = self.exact and self.recipe.data.pretrain != "world"
+        tokenizer, report = make_tokenizer(self.recipe, source, texts, exact, self.say)
+        with files.atomic_folder(self.run / "tokenizer") as aside:
+            tokenizer.save(aside)
+        self.prepared.finish("tokenizer", key, report, {})
+
+    def _tokenizer_inputs(self, source: Path | None) -> dict[str, Any]:
+        if source is not None:
+            return {"source": files.sha256_file(source)}
+        if self.recipe.data.pretrain:
+            return self.materials.text_inputs()
+        return {part: self.materials.raw(part) for part in ("sft", "preferences")}
+
+    def _has_wanted_size(self) -> bool:
+        """Whether the size asked for is that of the tokenizer, or the one it was asked to have."""
+        report = self.prepared.report["tokenizer"]
+        wanted = self.recipe.tokenizer.vocab_size
+        return wanted in (None, report["vocab_size"], report.get("asked_for"))
+
+    def _with_tokenizer(self) -> None:
+        if not (self.run / "tokenizer" / "tokenizer.json").exists():
+            self.tokenizer()
+
+    def pretrain(self) -> None:
+        """Stores of documents; those of the world are written as drawn, repeats and all."""
+        self._with_tokenizer()
+        inputs = self.materials.text_inputs()
+        key = self._key("pretrain", inputs)
+        if self.prepared.is_done("pretrain", key):
+            return
+        self.prepared.begin("pretrain")
+        train, rows, report = self.materials.documents()
+        tokenizer, folder = self.prepared.tokenizer(), self.prepared.folder / "pretrain"
+        size, seen = tokenizer.vocab_size, _Seen(train, rows)
+        held_out = document_rows(tokenizer, (row["text"] for row in rows))
+        validation = write_store(folder / "validation", held_out, vocab_size=size)
+        store = write_store(folder / "train", document_rows(tokenizer, seen), vocab_size=size)
+        write_lines(folder / "validation.jsonl", rows)
+        report |= {
+            "train": len(store),
+            "validation": len(validation),
+            "train_tokens": store.tokens_total,
+            "validation_tokens": validation.tokens_total,
+            "validation_seen_in_training": seen.share(),
+        }
+        raw = {"pretrain": inputs["raw"]} if "raw" in inputs else {}
+        self.prepared.finish("pretrain", key, report, raw)
+        self.say(
+            f"data for pretrain: {len(store):,} documents, {store.tokens_total:,} tokens; "
+            f"{len(validation):,} held out, {seen.share():.1%} of them occur in training"
+        )
+
+    def _stage(self, stage: str, write: Callable[[Path, str, Counter[str]], dict]) -> None:
+        """One of the last three stages' steps: skipped when done, else written and marked."""
+        self._with_tokenizer()
+        inputs = self.materials.inputs(stage)
+        key = self._key(stage, inputs)
+        if self.prepared.is_done(stage, key):
+            return
+        self.prepared.begin(stage)
+        counts = Counter[str]()
+        report = write(self.prepared.folder / stage, key, counts)
+        report |= {"context": self.materials.context, **counts}
+        raw = {PARTS[stage]: inputs["raw"]} if inputs["raw"] else {}
+        self.prepared.finish(stage, key, report, raw)
+        kept = f"{report['train']:,} to train on, {report['validation']:,} held out"
+        self.say(f"data for {stage}: {kept}, {_ORIGINS[report['origin']]}")
+
+    def sft(self) -> None:
+        """Stores of demonstrations with masks, some as text, and held-out tasks."""
+
+        def write(folder: Path, key: str, counts: Counter[str]) -> dict[str, Any]:
+            train, held_out, tasks, report = self.materials.demonstrations()
+            report["train"] = len(self._write_dialogues(folder / "train", train, counts))
+            store = self._write_dialogues(folder / "validation", held_out, counts)
+            report["validation"] = len(store)
+            write_lines(folder / "demonstrations.jsonl", [d.to_json() for d in train[:_EXAMPLES]])
+            held = [task.to_json() for task in tasks]
+            return report | {"tasks": write_lines(folder / "validation.jsonl", held)}
+
+        self._stage("sft", write)
+
+    def reward(self, sample: Sampler | None) -> None:
+        """Stores of comparisons, chosen before rejected, and the held-out ones as text."""
+
+        def write(folder: Path, key: str, counts: Counter[str]) -> dict[str, Any]:
+            # Outside the stage's folder, so that a killed run goes on from them.
+            samples = folder.with_name(f".samples-{key[:12]}")
+            train, held_out, report = self.materials.comparisons(sample, samples)
+            report["train"] = len(self._write_pairs(folder / "train", train, counts)) // 2
+            report["validation"] = (
+                len(self._write_pairs(folder / "validation", held_out, counts)) // 2
+            )
+            write_lines(folder / "validation.jsonl", [pair.to_json() for pair in held_out])
+            shutil.rmtree(samples, ignore_errors=True)
+            return report
+
+        self._stage("reward", write)
+
+    def rl(self) -> None:
+        """Tasks whose prompts leave room for a response, to train on and held out."""
+
+        def write(folder: Path, key: str, counts: Counter[str]) -> dict[str, Any]:
+            train, held_out, report = self.materials.prompts()
+            for split, tasks in (("train", train), ("validation", held_out)):
+                fitting = [task for task in tasks if self._leaves_room(task)]
+                counts["too_long"] += len(tasks) - len(fitting)
+                self._require(fitting, "prompts")
+                rows = [task.to_json() for task in fitting]
+                report[split] = write_lines(folder / f"{split}.jsonl", rows)
+            return report
+
+        self._stage("rl", write)
+
+    def _write_dialogues(
+        self, folder: Path, demonstrations: Iterable[Demonstration], counts: Counter[str]
+    ) -> Store:
+        tokenizer, context = self.prepared.tokenizer(), self.materials.context
+        fitted = (dialogue_example(tokenizer, d.messages, context, counts) for d in demonstrations)
+        examples = [example for example in fitted if example is not None]
+        self._require(examples, "sft")
+        return write_store(folder, examples, vocab_size=tokenizer.vocab_size, masked=True)
+
+    def _write_pairs(self, folder: Path, pairs: Iterable[Pair], counts: Counter[str]) -> Store:
+        tokenizer, context = self.prepared.tokenizer(), self.materials.context
+        examples, rows = [], []
+        for pair in pairs:
+            both = pair_examples(tokenizer, pair, context, counts)
+            if both is not None:
+                examples += both
+                rows += [{} if pair.margin is None else {"margin": pair.margin}, {}]
+        self._require(examples, "preferences")
+        extra = rows if any(rows) else None
+        return write_store(folder, examples, extra, vocab_size=tokenizer.vocab_size, masked=True)
+
+    def _leaves_room(self, task: Task) -> bool:
+        prompt = self.prepared.tokenizer().chat_prompt(task.prompt)
+        return len(prompt) + self.materials.longest <= self.materials.context
+
+    def _require(self, items: list, part: str) -> None:
+        if not items:
+            raise InputError(
+                f"data.{part}: nothing in it fits model.context={self.materials.context}: write a "
+                "larger model.context, or give shorter rows"
+            )
+
+
+class _Seen:
+    """Passes training documents on, and counts the held-out ones that are among them."""
+
+    def __init__(self, train: Iterable[str], held_out: list[dict]):
+        self._train = train
+        self._held_out = Counter(content_hash(row["text"]) for row in held_out)
+        self._found: set[bytes] = set()
+
+    def __iter__(self) -> Iterator[str]:
+        for text in self._train:
+            name = content_hash(text)
+            if name in self._held_out:
+                self._found.add(name)
+            yield text
+
+    def share(self) -> float:
+        """The share of held-out documents that occur in training; known once all were passed on."""
+        seen = sum(self._held_out[name] for name in self._found)
+        return seen / max(1, self._held_out.total())
