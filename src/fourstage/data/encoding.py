@@ -84,6 +84,12 @@ def dialogue_example(
     return example
 
 
+def fits_whole(tokenizer: Tokenizer, pair: Pair, context: int) -> bool:
+    """Whether both rows of a comparison fit without being cut."""
+    sides = (answered(pair.task.prompt, answer) for answer in (pair.chosen, pair.rejected))
+    return all(len(tokenizer.reward_row(side)) <= context for side in sides)
+
+
 def pair_examples(
     tokenizer: Tokenizer, pair: Pair, context: int, counts: Counter[str]
 ) -> tuple[Example, Example] | None:

@@ -14,7 +14,7 @@ from fourstage.data.reading import RawFile, read_rows, read_text
 from fourstage.data.rows import Row, refuse_kind, understand
 from fourstage.data.words import Vocabulary
 from fourstage.errors import InputError
-from fourstage.tasks import Messages
+from fourstage.tasks import Messages, Task
 
 
 @dataclass
@@ -115,10 +115,10 @@ def pair(row: Row) -> Pair:
     return Pair(task, row.chosen, row.rejected, margin=row.margin)
 
 
-def task_maker(vocabulary: Vocabulary | None, limits: Limits) -> Callable[[Row], object]:
+def task_maker(vocabulary: Vocabulary | None, limits: Limits) -> Callable[[Row], Task]:
     """How a row of prompts becomes a task: with a reference where it has an answer."""
 
-    def make(row: Row):
+    def make(row: Row) -> Task:
         if row.kind == "dialogue":
             return demonstration(row).task
         return free_task(_prompt(row.messages or []), vocabulary, limits)

@@ -19,6 +19,7 @@ from fourstage.data.encoding import (
     Pair,
     dialogue_example,
     document_rows,
+    fits_whole,
     pair_examples,
 )
 from fourstage.data.fromtext import Sampler
@@ -29,7 +30,6 @@ from fourstage.data.store import Store, write_store
 from fourstage.data.vocabulary import make_tokenizer, tokenizer_source
 from fourstage.errors import InputError
 from fourstage.recipe.schema import Recipe
-from fourstage.tasks import Task
 
 Say = Callable[[str], None]
 # Changes when the same inputs would give other data.
@@ -134,7 +134,7 @@ class Preparation:
         """
         source = tokenizer_source(self.recipe)
         key = self._key("tokenizer", self._tokenizer_inputs(source))
-        if self.prepared.is_done("tokenizer", key) and self._has_wanted_size():
+        if self.prepared.is_done("tokenizer", key) and (source or self._has_wanted_size()):
             return
         texts = None if source else self.materials.counted_texts()
         exact = self.exact and self.recipe.data.pretrain != "world"
@@ -226,11 +226,13 @@ class Preparation:
             # Outside the stage's folder, so that a killed run goes on from them.
             samples = folder.with_name(f".samples-{key[:12]}")
             train, held_out, report = self.materials.comparisons(sample, samples)
-            report["train"] = len(self._write_pairs(folder / "train", train, counts)) // 2
-            report["validation"] = (
-                len(self._write_pairs(folder / "validation", held_out, counts)) // 2
-            )
-            write_lines(folder / "validation.jsonl", [pair.to_json() for pair in held_out])
+            tokenizer, context = self.prepared.tokenizer(), self.materials.context
+            # They are measured as text, so whole.
+            whole = [pair for pair in held_out if fits_whole(tokenizer, pair, context)]
+            counts["held_out_too_long"] = len(held_out) - len(whole)
+            report["train"] = self._write_pairs(folder / "train", train, counts)
+            report["validation"] = self._write_pairs(folder / "validation", whole, counts)
+            write_lines(folder / "validation.jsonl", [pair.to_json() for pair in whole])
             shutil.rmtree(samples, ignore_errors=True)
             return report
 
@@ -241,8 +243,9 @@ class Preparation:
 
         def write(folder: Path, key: str, counts: Counter[str]) -> dict[str, Any]:
             train, held_out, report = self.materials.prompts()
+            tokenizer, room = self.prepared.tokenizer(), self._room()
             for split, tasks in (("train", train), ("validation", held_out)):
-                fitting = [task for task in tasks if self._leaves_room(task)]
+                fitting = [t for t in tasks if len(tokenizer.chat_prompt(t.prompt)) <= room]
                 counts["too_long"] += len(tasks) - len(fitting)
                 self._require(fitting, "prompts")
                 rows = [task.to_json() for task in fitting]
@@ -260,7 +263,7 @@ class Preparation:
         self._require(examples, "sft")
         return write_store(folder, examples, vocab_size=tokenizer.vocab_size, masked=True)
 
-    def _write_pairs(self, folder: Path, pairs: Iterable[Pair], counts: Counter[str]) -> Store:
+    def _write_pairs(self, folder: Path, pairs: Iterable[Pair], counts: Counter[str]) -> int:
         tokenizer, context = self.prepared.tokenizer(), self.materials.context
         examples, rows = [], []
         for pair in pairs:
@@ -269,12 +272,12 @@ class Preparation:
                 examples += both
                 rows += [{} if pair.margin is None else {"margin": pair.margin}, {}]
         self._require(examples, "preferences")
-        extra = rows if any(rows) else None
-        return write_store(folder, examples, extra, vocab_size=tokenizer.vocab_size, masked=True)
+        extra, size = rows if any(rows) else None, tokenizer.vocab_size
+        return len(write_store(folder, examples, extra, vocab_size=size, masked=True)) // 2
 
-    def _leaves_room(self, task: Task) -> bool:
-        prompt = self.prepared.tokenizer().chat_prompt(task.prompt)
-        return len(prompt) + self.materials.longest <= self.materials.context
+    def _room(self) -> int:
+        """Tokens of a prompt that leave room for the longest response."""
+        return self.materials.context - self.materials.longest
 
     def _require(self, items: list, part: str) -> None:
         if not items:

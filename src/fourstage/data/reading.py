@@ -18,7 +18,7 @@ LINES = (".jsonl", ".ndjson")
 LIST = (".json",)
 _BOMS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
 # More faults than these help nobody.
-_MOST_FAULTS = 10
+_MOST_FAULTS = 5
 
 
 @dataclass(frozen=True)

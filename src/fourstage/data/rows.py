@@ -263,7 +263,7 @@ def _read_comparison(value: dict[str, Any], where: str) -> Row:
     chosen, rejected = ([side] if isinstance(side, dict) else side for side in (chosen, rejected))
     if type(chosen) is not type(rejected) or not isinstance(chosen, (str, list)):
         raise Malformed("'chosen' and 'rejected' are not both strings, or both lists of messages")
-    if isinstance(chosen, str):
+    if isinstance(chosen, str) and isinstance(rejected, str):
         before, chosen, rejected = _compared_strings(before, chosen, rejected)
     else:
         before, chosen, rejected = _compared_messages(
@@ -282,7 +282,7 @@ def _margin(value: dict[str, Any]) -> float | None:
         return float(value["margin"])
     scores = [value.get("score_chosen"), value.get("score_rejected")]
     if all(isinstance(score, (int, float)) for score in scores):
-        return float(scores[0] - scores[1])
+        return float(value["score_chosen"]) - float(value["score_rejected"])
     return None
 
 

@@ -105,7 +105,7 @@ def _chunks(items: Iterable[Any]) -> Iterator[list[Any]]:
         yield chunk
 
 
-def _tokens_of(example: Example | Sequence[int]) -> Sequence[int]:
+def _tokens_of(example: Example | Sequence[int]) -> np.ndarray | Sequence[int]:
     return example.tokens if isinstance(example, Example) else example
 
 

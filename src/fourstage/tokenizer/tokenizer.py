@@ -59,7 +59,7 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
 
-        start = named.get("bos_token")
+        start = named.get("bos_token", end)
         self.end_of_text = self._id(end)
         self.start_of_text = self._id(start) if start in specials else self.end_of_text
         self.end_of_turn = self._id(self.chat.end)
@@ -80,7 +80,9 @@ class Tokenizer:
         return candidates[0] if candidates else END_OF_TEXT
 
     def _id(self, token: str) -> int:
-        return self._backend.token_to_id(token)
+        found = self._backend.token_to_id(token)
+        assert found is not None, f"{token} was added when the tokenizer was made"
+        return found
 
     def _plain(self, text: str) -> list[int]:
         return self._backend.encode(text, add_special_tokens=False).ids if text else []
@@ -239,7 +241,7 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         """Writes the files from which `transformers` makes the same ids and the same turns."""
         folder = Path(folder)
-        names = {i: self._backend.id_to_token(i) for i in self.special_ids}
+        names = {i: self._backend.id_to_token(i) or "" for i in self.special_ids}
         special = {
             "bos_token": names[self.start_of_text],
             "eos_token": names[self.end_of_text],
@@ -256,7 +258,7 @@ class Tokenizer:
         files.write_text(folder / "tokenizer.json", self._backend.to_str(pretty=False))
         files.write_json(folder / "tokenizer_config.json", settings)
         files.write_json(folder / "special_tokens_map.json", special_map)
-        lead = special["bos_token"] if self._lead() else ""
+        lead = names[self.start_of_text] if self._lead() else ""
         files.write_text(folder / "chat_template.jinja", lead + self.chat.template())
 
     @classmethod
