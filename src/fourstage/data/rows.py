@@ -149,17 +149,23 @@ def _content(content: Any) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        parts = [p if isinstance(p, str) else p.get("text") or p.get("value") for p in content]
+        parts = [_part(part) for part in content]
         if all(isinstance(part, str) for part in parts):
             return "".join(parts)
     raise Malformed("a message's content is not text: write a string")
+
+
+def _part(part: Any) -> Any:
+    if isinstance(part, dict):
+        return part.get("text") or part.get("value")
+    return part
 
 
 def _message(value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
         raise Malformed(f"a message is an object with role and content, not {value!r:.40}")
     role = value.get("role", value.get("from"))
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         have = "no role" if role is None else f"role {role!r}"
         raise Malformed(f"{have} in a message: write system, user or assistant")
     if "content" not in value and "value" not in value:
@@ -186,11 +192,8 @@ def _before(value: dict[str, Any]) -> Messages | None:
     messages: Messages = []
     if _string(value, "system"):
         messages.append({"role": "system", "content": value["system"]})
-    for asked, answered in value.get("history") or []:
-        messages += [
-            {"role": "user", "content": asked},
-            {"role": "assistant", "content": answered},
-        ]
+    for turn in _history(value.get("history") or []):
+        messages += [{"role": role, "content": said} for role, said in turn]
     for key in ("prompt", "question"):
         if key in value:
             return messages + _prompt(value[key], key)
@@ -201,6 +204,14 @@ def _before(value: dict[str, Any]) -> Messages | None:
         parts = [_string(value, "instruction"), _string(value, "input")]
         return messages + _prompt("\n".join(part for part in parts if part), "instruction")
     return None
+
+
+def _history(value: Any) -> Iterator[Iterable[tuple[str, str]]]:
+    """Earlier turns of an alpaca row: a list of [asked, answered]."""
+    for turn in value if isinstance(value, list) else [None]:
+        if not _is_lines(turn) or len(turn) != 2:
+            raise Malformed("'history' is no list of [asked, answered]")
+        yield zip(("user", "assistant"), turn, strict=True)
 
 
 def _read_text(value: dict[str, Any], where: str) -> Row:
