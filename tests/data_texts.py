@@ -32,4 +32,5 @@ def chinese(paragraphs: int, seed: int = 0) -> str:
 
 
 def _verse(rng: random.Random) -> str:
-    return f"{rng.choice(_HAN)}{rng.choice(_DID)}{rng.choice(_HAN)}，{rng.choice(_HAN)}{rng.choice(_DID)}{rng.choice(_HAN)}。"
+    first, second, third, fourth = rng.sample(_HAN, 4)
+    return f"{first}{rng.choice(_DID)}{second}，{third}{rng.choice(_DID)}{fourth}。"

@@ -6,10 +6,10 @@ import gzip
 import json
 
 import pytest
-from data_texts import english
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_texts import english
 from fourstage.data.documents import GATHERED, cut, keep, read_documents
 from fourstage.data.reading import find_files
 from fourstage.errors import InputError
@@ -78,7 +78,7 @@ def test_a_named_key_is_read_where_a_row_has_it(tmp_path) -> None:
     (tmp_path / "a.json").write_text(json.dumps([{"author": "x", "paragraphs": ["一行", "二行"]}]))
     (tmp_path / "b.jsonl").write_text('{"text": "plain"}')
     assert _read(tmp_path, key="paragraphs") == ["一行\n二行", "plain"]
-    with pytest.raises(InputError, match="data.key=paragraphs"):
+    with pytest.raises(InputError, match=r"data\.key=paragraphs"):
         _read(tmp_path / "a.json")
     with pytest.raises(InputError, match="no row of the data has this key"):
         _read(tmp_path / "b.jsonl", key="paragraphs")

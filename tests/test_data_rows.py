@@ -106,10 +106,9 @@ def test_malformed_rows_say_what_is_wrong(row, fault: str) -> None:
         recognise(row, "f:1")
 
 
-KEYS = (
-    "text messages conversations prompt completion response instruction input output question "
-    "answer chosen rejected system history margin role content from value"
-).split()
+TOP = ["text", "messages", "conversations", "prompt", "completion", "response", "instruction"]
+MORE = ["input", "output", "question", "answer", "chosen", "rejected", "system", "history"]
+KEYS = [*TOP, *MORE, "margin", "role", "content", "from", "value"]
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.sampled_from(["", "Hi", "user", "assistant"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner),

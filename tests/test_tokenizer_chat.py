@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from data_texts import english
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
+from data_texts import english
 from fourstage.errors import InputError
 from fourstage.tokenizer import Tokenizer, train_tokenizer
 
@@ -72,7 +72,7 @@ def test_a_document_stands_between_its_start_and_its_end() -> None:
 
 
 def test_an_unknown_role_is_refused() -> None:
-    with pytest.raises(InputError, match="'robot'.*system, user, assistant"):
+    with pytest.raises(InputError, match=r"'robot'.*system, user, assistant"):
         TOKENIZER.chat_prompt([{"role": "robot", "content": "x"}])
 
 
@@ -140,7 +140,9 @@ def test_a_chatml_tokenizer_keeps_its_own_turns(tmp_path) -> None:
     assert adopted.end_of_text == 256 and adopted.end_of_turn == 258
     assert set(adopted.added) == {"<|reward|>", "<|pad|>"}
     example = adopted.chat_example(CHAT[:3])
-    assert _rendered(example.tokens, adopted).startswith("<|im_start|>system\nBe brief.<|im_end|>\n")
+    assert _rendered(example.tokens, adopted).startswith(
+        "<|im_start|>system\nBe brief.<|im_end|>\n"
+    )
     trained = _rendered(example.tokens[example.loss_mask], adopted)
     assert trained == "Near the harbour.\n<|im_end|>"
     adopted.save(tmp_path / "own")

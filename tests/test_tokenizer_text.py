@@ -6,10 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from data_texts import english
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_texts import english
 from fourstage.errors import InputError
 from fourstage.tokenizer import Tokenizer, train_tokenizer
 

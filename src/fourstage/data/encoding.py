@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-
-import numpy as np
 
 from fourstage.data.batch import Example
 from fourstage.tasks import Messages, Task
@@ -84,34 +83,37 @@ def dialogue_example(
     return example
 
 
-def fits_whole(tokenizer: Tokenizer, pair: Pair, context: int) -> bool:
-    """Whether both rows of a comparison fit without being cut."""
-    sides = (answered(pair.task.prompt, answer) for answer in (pair.chosen, pair.rejected))
-    return all(len(tokenizer.reward_row(side)) <= context for side in sides)
-
-
-def pair_examples(
-    tokenizer: Tokenizer, pair: Pair, context: int, counts: Counter[str]
-) -> tuple[Example, Example] | None:
-    """Both rows of a comparison, at most `context` cells each; None when the prompt fills them.
+def shortened(tokenizer: Tokenizer, pair: Pair, context: int, counts: Counter[str]) -> Pair | None:
+    """A comparison whose rows fit `context` cells; None when the prompt fills them.
 
     An answer that is too long loses its end, and both lose what lies past the same cell, so that
-    the length alone does not tell them apart. Each still ends its turn, then in `<|reward|>`.
+    the length alone does not tell them apart. One whose gold is known is dropped: cut, its gold
+    would be another.
     """
-    prompt = tokenizer.chat_prompt(pair.task.prompt)
-    tail = [tokenizer.end_of_turn, *tokenizer.after_turn, tokenizer.reward]
-    room = context - len(prompt) - len(tail)
+    around = len(tokenizer.reward_row(answered(pair.task.prompt, "")))
+    room = context - around
     sides = [tokenizer.encode(answer) for answer in (pair.chosen, pair.rejected)]
-    if max(map(len, sides)) > room:
-        if room < 1 or sides[0][:room] == sides[1][:room]:
-            counts["too_long"] += 1
-            return None
-        counts["cut"] += 1
-    rows = []
-    for side in sides:
-        ids = [*prompt, *side[:room], *tail]
-        mask = np.zeros(len(ids), bool)
-        # The answer and the token that ends its turn.
-        mask[len(prompt) : len(ids) - len(tail) + 1] = True
-        rows.append(Example(np.array(ids, np.int64), mask))
-    return rows[0], rows[1]
+    if max(map(len, sides)) <= room:
+        return pair
+    cut = [_beginning(tokenizer, ids, room) for ids in sides]
+    if room < 1 or cut[0] == cut[1] or pair.gold_chosen is not None:
+        counts["too_long"] += 1
+        return None
+    counts["cut"] += 1
+    return dataclasses.replace(pair, chosen=cut[0], rejected=cut[1])
+
+
+def _beginning(tokenizer: Tokenizer, ids: list[int], room: int) -> str:
+    """Text of the first ids that has at most `room` ids of its own."""
+    for size in range(room, 0, -1):
+        # A cut within a character leaves bytes that are none.
+        text = tokenizer.decode(ids[:size]).rstrip("\ufffd")
+        if len(tokenizer.encode(text)) <= room:
+            return text
+    return ""
+
+
+def pair_examples(tokenizer: Tokenizer, pair: Pair) -> list[Example]:
+    """The chosen row and the rejected one, each ending in `<|reward|>`."""
+    sides = (answered(pair.task.prompt, answer) for answer in (pair.chosen, pair.rejected))
+    return [tokenizer.reward_example(side) for side in sides]

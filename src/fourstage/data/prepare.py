@@ -19,8 +19,8 @@ from fourstage.data.encoding import (
     Pair,
     dialogue_example,
     document_rows,
-    fits_whole,
     pair_examples,
+    shortened,
 )
 from fourstage.data.fromtext import Sampler
 from fourstage.data.materials import PARTS, Materials
@@ -226,13 +226,10 @@ class Preparation:
             # Outside the stage's folder, so that a killed run goes on from them.
             samples = folder.with_name(f".samples-{key[:12]}")
             train, held_out, report = self.materials.comparisons(sample, samples)
-            tokenizer, context = self.prepared.tokenizer(), self.materials.context
-            # They are measured as text, so whole.
-            whole = [pair for pair in held_out if fits_whole(tokenizer, pair, context)]
-            counts["held_out_too_long"] = len(held_out) - len(whole)
-            report["train"] = self._write_pairs(folder / "train", train, counts)
-            report["validation"] = self._write_pairs(folder / "validation", whole, counts)
-            write_lines(folder / "validation.jsonl", [pair.to_json() for pair in whole])
+            report["train"] = len(self._write_pairs(folder / "train", train, counts))
+            written = self._write_pairs(folder / "validation", held_out, counts)
+            report["validation"] = len(written)
+            write_lines(folder / "validation.jsonl", [pair.to_json() for pair in written])
             shutil.rmtree(samples, ignore_errors=True)
             return report
 
@@ -263,17 +260,17 @@ class Preparation:
         self._require(examples, "sft")
         return write_store(folder, examples, vocab_size=tokenizer.vocab_size, masked=True)
 
-    def _write_pairs(self, folder: Path, pairs: Iterable[Pair], counts: Counter[str]) -> int:
+    def _write_pairs(self, folder: Path, pairs: Iterable[Pair], counts: Counter[str]) -> list[Pair]:
+        """The comparisons as they were written: those that fit, some of them shortened."""
         tokenizer, context = self.prepared.tokenizer(), self.materials.context
-        examples, rows = [], []
-        for pair in pairs:
-            both = pair_examples(tokenizer, pair, context, counts)
-            if both is not None:
-                examples += both
-                rows += [{} if pair.margin is None else {"margin": pair.margin}, {}]
-        self._require(examples, "preferences")
-        extra, size = rows if any(rows) else None, tokenizer.vocab_size
-        return len(write_store(folder, examples, extra, vocab_size=size, masked=True)) // 2
+        fitted = (shortened(tokenizer, pair, context, counts) for pair in pairs)
+        written = [pair for pair in fitted if pair is not None]
+        self._require(written, "preferences")
+        examples = [row for pair in written for row in pair_examples(tokenizer, pair)]
+        margins = [{} if pair.margin is None else {"margin": pair.margin} for pair in written]
+        extra = [row for margin in margins for row in (margin, {})] if any(margins) else None
+        write_store(folder, examples, extra, vocab_size=tokenizer.vocab_size, masked=True)
+        return written
 
     def _room(self) -> int:
         """Tokens of a prompt that leave room for the longest response."""

@@ -208,7 +208,7 @@ def _before(value: dict[str, Any]) -> Messages | None:
 
 def _history(value: Any) -> Iterator[Iterable[tuple[str, str]]]:
     """Earlier turns of an alpaca row: a list of [asked, answered]."""
-    for turn in value if isinstance(value, list) else [None]:
+    for turn in value if isinstance(value, list) else [[]]:
         if not _is_lines(turn) or len(turn) != 2:
             raise Malformed("'history' is no list of [asked, answered]")
         yield zip(("user", "assistant"), turn, strict=True)

@@ -16,8 +16,10 @@ _HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
 _HAN_RUN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]+")
 _LETTER = re.compile(r"[^\W\d_]")
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
-# The most frequent words (about 150 of English, 100 characters of Chinese) carry no subject.
+# The most frequent words (about 150 of English, 100 characters of Chinese) carry no subject; of a
+# small vocabulary, the first twentieth.
 _COMMON = {SPACED: 150, HAN: 100}
+_COMMON_SHARE = 0.05
 # Two neighbouring characters are a word where they meet this many times as often as by chance.
 _COHESION = 20.0
 _LEAST_COUNT = 4
@@ -65,6 +67,7 @@ class Vocabulary:
                     pairs.update(run[i : i + 2] for i in range(len(run) - 1))
         common: set[str] = set()
         for script, most in _COMMON.items():
+            most = min(most, int(_COMMON_SHARE * len(counts[script])))
             common.update(word for word, _ in counts[script].most_common(most))
         askable = {
             word
