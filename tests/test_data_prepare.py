@@ -288,6 +288,18 @@ def test_an_own_tokenizer_is_adopted(tmp_path, text) -> None:
         prepare.prepare_tokenizer(recipe_from(values), tmp_path / "three", _quiet)
 
 
+def test_rows_alone_suffice_where_a_model_from_elsewhere_is_started_from(tmp_path, own) -> None:
+    prepare.prepare_tokenizer(_world(), tmp_path / "one", _quiet)
+    del own["pretrain"]
+    values = _recipe(**own).to_dict() | {"tokenizer": {}}
+    with pytest.raises(InputError, match=r"data\.pretrain is missing"):
+        prepare.prepare(recipe_from(values), tmp_path / "two", _quiet)
+    values["sft"] = {"from": str(tmp_path / "one" / "tokenizer")}
+    data = prepare.prepare(recipe_from(values), tmp_path / "two", _quiet)
+    assert data.report["tokenizer"]["origin"] == "adopted"
+    assert set(data.report) == {"tokenizer", "sft", "reward", "rl"}
+
+
 def test_checkers_know_the_vocabulary_when_the_data_are_opened(tmp_path, text, monkeypatch) -> None:
     from fourstage.data import words
 

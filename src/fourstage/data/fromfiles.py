@@ -16,6 +16,9 @@ from fourstage.data.words import Vocabulary
 from fourstage.errors import InputError
 from fourstage.tasks import Messages, Task
 
+# Two percent of a small file would measure nothing: so many are held out, or a tenth.
+_LEAST_HELD_OUT = 100
+
 
 @dataclass
 class Rows:
@@ -81,7 +84,8 @@ def _lines_of(file: RawFile, kinds: tuple[str, ...], name: str) -> list[Row]:
 
 def _split(rows: list[Row], share: float, name: str) -> tuple[list[Row], list[Row]]:
     places = [place(json.dumps(_asked(row))) for row in rows]
-    bound = max(share, min(places))
+    least = max(1, min(_LEAST_HELD_OUT, len(rows) // 10))
+    bound = max(share, sorted(places)[least - 1])
     train = [row for row, at in zip(rows, places, strict=True) if at > bound]
     held_out = [row for row, at in zip(rows, places, strict=True) if at <= bound]
     if not train:

@@ -29,7 +29,7 @@ from fourstage.data.reading import find_files
 from fourstage.data.store import Store, write_store
 from fourstage.data.vocabulary import make_tokenizer, tokenizer_source
 from fourstage.errors import InputError
-from fourstage.recipe.schema import Recipe
+from fourstage.recipe.schema import STAGES, Recipe
 
 Say = Callable[[str], None]
 # Changes when the same inputs would give other data.
@@ -50,7 +50,8 @@ def prepare(
     Raises:
         InputError: data that are missing, unreadable, malformed or too small.
     """
-    recipe.require_data()
+    if not any(recipe.stage(stage).source_model for stage in STAGES):
+        recipe.require_data()
     preparation = Preparation(recipe, Path(run), say)
     preparation.tokenizer()
     if not tokenizer_only:
