@@ -91,7 +91,8 @@ class Stage(Section):
     """What every stage shares.
 
     `tokens`, `epochs` and `steps` say how long it trains: one is enough, and where several are
-    given the first to be reached ends the stage. Counts named `..._every` are in steps.
+    given the first to be reached ends the stage. Counts named `..._every` are in steps; 0 is
+    never, as it is for `clip`, `ema` and `checkpoint_seconds`.
     """
 
     source_model: str | None = Field(default=None, alias="from")
@@ -108,12 +109,12 @@ class Stage(Section):
     beta1: OpenFraction = 0.9
     beta2: OpenFraction = 0.95
     eps: Positive = 1e-8
-    clip: Positive = 1.0
+    clip: NonNegative = 1.0
     ema: OpenFraction = 0.0
-    validate_every: PositiveInt | None = None
-    sample_every: PositiveInt | None = None
-    checkpoint_every: PositiveInt | None = None
-    checkpoint_seconds: Annotated[Seconds, Field(gt=0)] = 60.0
+    validate_every: Count | None = None
+    sample_every: Count | None = None
+    checkpoint_every: Count | None = None
+    checkpoint_seconds: Annotated[Seconds, Field(ge=0)] = 60.0
     keep_checkpoints: PositiveInt = 2
     log_every: PositiveInt | None = None
 

@@ -1,0 +1,182 @@
+"""run.json: what each stage was made from, so that a run knows what is finished and unchanged."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from fourstage import __version__
+from fourstage.errors import InputError
+from fourstage.files import read_json, sha256_file, sha256_json, write_json
+from fourstage.planning import Derived
+from fourstage.recipe import STAGES, Recipe
+
+NAME = "run.json"
+FORMAT = 1
+# Fields of a stage that change how it is worked on, not what comes out.
+_WITHOUT_EFFECT = frozenset(
+    {
+        "micro_batch_tokens",
+        "checkpoint_every",
+        "checkpoint_seconds",
+        "keep_checkpoints",
+        "log_every",
+        # Which models these are is recorded by their content.
+        "from",
+        "reward_model",
+    }
+)
+_MODEL_FILES = ("config.json", "generation_config.json", "tokenizer.json", "*.safetensors")
+_LIBRARIES = ("torch", "tokenizers", "safetensors", "numpy")
+
+
+def after(stage: str, recipe: Recipe) -> list[str]:
+    """The stages of the run that are made from `stage`, directly or not, in order."""
+    found = [stage]
+    for name in STAGES:
+        if set(parents_of(name, recipe).values()) & set(found):
+            found.append(name)
+    return found[1:]
+
+
+def parents_of(stage: str, recipe: Recipe) -> dict[str, str]:
+    """role -> stage of the run whose model the stage reads; models from outside are not in it."""
+    inside = {
+        "pretrain": {},
+        "sft": {"from": "pretrain"},
+        "reward": {"from": "sft"},
+        "rl": {"from": "sft", "reward_model": "reward"},
+    }[stage]
+    outside = outside_models(stage, recipe)
+    return {role: name for role, name in inside.items() if role not in outside}
+
+
+def outside_models(stage: str, recipe: Recipe) -> dict[str, Path]:
+    """role -> folder from outside the run, as the recipe names it."""
+    section = recipe.stage(stage)
+    named = {"from": section.source_model, "reward_model": getattr(section, "reward_model", None)}
+    return {role: Path(folder) for role, folder in named.items() if folder}
+
+
+def needed(recipe: Recipe) -> list[str]:
+    """The stages that a whole run works on: the last one and all that it is made from.
+
+    One whose product a model from outside replaces is left out, as pretraining is where `sft.from`
+    is given.
+    """
+    wanted = {STAGES[-1]}
+    for stage in reversed(STAGES):
+        if stage in wanted:
+            wanted |= set(parents_of(stage, recipe).values())
+    return [stage for stage in STAGES if stage in wanted]
+
+
+def section_hash(recipe: Recipe, stage: str) -> str:
+    """Hash of what the resolved recipe says of a stage."""
+    section = recipe.to_dict()[stage]
+    told = {key: value for key, value in section.items() if key not in _WITHOUT_EFFECT}
+    if stage == "pretrain":
+        told["model"] = {k: v for k, v in recipe.to_dict()["model"].items() if k != "params"}
+    return sha256_json(told)
+
+
+def model_hash(folder: Path) -> str:
+    """Hash of what a model folder computes: weights, shape and tokenizer, wherever it lies.
+
+    Raises:
+        InputError: it is no model folder.
+    """
+    from fourstage.interchange import read_config
+
+    read_config(folder)
+    found = sorted({path for pattern in _MODEL_FILES for path in Path(folder).glob(pattern)})
+    return sha256_json({path.name: sha256_file(path) for path in found})
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries that decide a run's bits."""
+    found = {"fourstage": __version__, "python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+class Lineage:
+    """The record of a run, written whenever something in it changes.
+
+    Attributes:
+        content: what run.json holds; nothing in it names where the run stands.
+    """
+
+    def __init__(self, run: Path):
+        self.path = run / NAME
+        self.content: dict[str, Any] = {"format": FORMAT, "stages": {}}
+        if self.path.exists():
+            self.content = self._read()
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            content = read_json(self.path)
+            known = content["format"] <= FORMAT and isinstance(content["stages"], dict)
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{self.path} is unreadable ({error}): restore it, or give another folder with --out"
+            ) from error
+        if not known:
+            raise InputError(f"{self.path} was written by a later version: update fourstage")
+        return content
+
+    def describe(self, recipe: Recipe, device: str, derived: Iterable[Derived]) -> None:
+        """Records what holds for the whole run."""
+        self.content |= {
+            "name": recipe.name,
+            "seed": recipe.seed,
+            "device": device,
+            "threads": _threads(),
+            "versions": versions(),
+            "derived": [{"key": d.key, "value": d.value, "rule": d.rule} for d in derived],
+        }
+        self.write()
+
+    def __getitem__(self, stage: str) -> dict[str, Any]:
+        """The record of a stage; empty when it has none."""
+        return self.content["stages"].get(stage, {})
+
+    def begin(self, stage: str, inputs: Mapping[str, Any], **more: Any) -> None:
+        """Records that a stage is at work on `inputs`; what it noted before is kept when equal."""
+        before = self[stage] if self[stage].get("inputs") == inputs else {}
+        self.content["stages"][stage] = {
+            **before,
+            "status": "running",
+            "inputs": dict(inputs),
+            **more,
+        }
+        self.write()
+
+    def note(self, stage: str, **more: Any) -> None:
+        self.content["stages"][stage] |= more
+        self.write()
+
+    def forget(self, stage: str) -> None:
+        self.content["stages"].pop(stage, None)
+        self.write()
+
+    def write(self) -> None:
+        write_json(self.path, self.content)
+
+
+def _threads() -> int:
+    """Threads of matrix products: sums in another number of parts round differently."""
+    if "torch" in sys.modules:
+        import torch
+
+        return torch.get_num_threads()
+    return os.cpu_count() or 1

@@ -1,0 +1,84 @@
+"""Raw data by content: what a stage's data are made from, and whether it changed under a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from fourstage.data.reading import find_files, raw_hashes
+from fourstage.errors import InputError
+from fourstage.files import sha256_json
+from fourstage.recipe import Recipe
+
+# stage -> the part of `data` it is made from, and the fields that say how much of it there is.
+PARTS = {"pretrain": "pretrain", "sft": "sft", "reward": "preferences", "rl": "prompts"}
+_AMOUNTS = {"sft": "demonstrations", "reward": "comparisons", "rl": "rl_prompts"}
+
+Hashes = dict[str, dict[str, str]]
+
+
+def hashes_of(recipe: Recipe, stages: Iterable[str]) -> Hashes:
+    """part -> {file name: sha256} of the raw files that `stages` are made from.
+
+    Raises:
+        InputError: a path does not exist, is empty or cannot be read.
+    """
+    found: Hashes = {}
+    for stage in stages:
+        for part in (PARTS[stage], *(("pretrain",) if _made(recipe, stage) else ())):
+            if part not in found and recipe.data.origin(part) == "files":
+                raw, _ = find_files(getattr(recipe.data, part), f"data.{part}")
+                found[part] = raw_hashes(raw)
+    return found
+
+
+def _made(recipe: Recipe, stage: str) -> bool:
+    return recipe.data.origin(PARTS[stage]) == "made"
+
+
+def check_unchanged(before: Hashes, now: Hashes, old: Recipe | None, new: Recipe) -> None:
+    """Refuses raw data that changed under the same path.
+
+    A path that the recipe now names differently is a change of the recipe, and no fault.
+
+    Raises:
+        InputError: a file's content changed, or files came or went.
+    """
+    if old is None:
+        return
+    faults = []
+    for part, hashes in now.items():
+        known = before.get(part)
+        same_path = getattr(old.data, part) == getattr(new.data, part)
+        if known is None or not same_path or known == hashes:
+            continue
+        names = [name for name in {**known, **hashes} if known.get(name) != hashes.get(name)]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        faults.append(
+            f"data.{part}={_shown(getattr(new.data, part))} changed since this run read it "
+            f"({', '.join(names[:3])}{more}): put it back, give another folder with --out, or add "
+            "--redo to prepare it again and repeat the stages made from it"
+        )
+    if faults:
+        raise InputError(*faults)
+
+
+def _shown(paths: str | list[str]) -> str:
+    return paths if isinstance(paths, str) else ",".join(str(Path(path)) for path in paths)
+
+
+def data_key(recipe: Recipe, stage: str, hashes: Hashes) -> str:
+    """Hash of all that decides a stage's data: where it comes from, by content, and how much."""
+    data, part = recipe.data, PARTS[stage]
+    origin = data.origin(part)
+    told: dict = {"origin": origin, "validation": data.validation}
+    if stage in _AMOUNTS and origin != "files":
+        told["amount"] = getattr(data, _AMOUNTS[stage])
+    if origin == "files":
+        told |= {"files": sorted(hashes.get(part, {}).values()), "key": data.key}
+    if origin == "made" or (stage == "pretrain" and origin == "files"):
+        told |= {"text": sorted(hashes.get("pretrain", {}).values()), "cut": data.document}
+        told["key"] = data.key
+    if origin == "world":
+        told["world"] = recipe.world.model_dump() if stage == "pretrain" else None
+    return sha256_json(told)

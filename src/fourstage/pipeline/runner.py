@@ -1,0 +1,340 @@
+"""A run: data, stages in order, lineage, report. Run again, it goes on where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from fourstage.devices import resolve_device
+from fourstage.errors import FourstageError, InputError, Interrupted
+from fourstage.files import read_json, write_json, write_text
+from fourstage.parallel.group import Group
+from fourstage.pipeline import raw
+from fourstage.pipeline.datasets import Datasets
+from fourstage.pipeline.decisions import RESULTS, Decision, decide, set_aside
+from fourstage.pipeline.lineage import (
+    Lineage,
+    model_hash,
+    needed,
+    outside_models,
+    parents_of,
+    section_hash,
+    versions,
+)
+from fourstage.pipeline.lock import locked
+from fourstage.planning import Derived
+from fourstage.recipe import STAGES, Recipe, load
+from fourstage.stages.context import StageContext
+from fourstage.training.clock import StageClock
+
+Say = Callable[[str], None]
+
+
+def run(
+    recipe: Recipe,
+    out: Path,
+    *,
+    redo: bool = False,
+    only: str | None = None,
+    say: Say = print,
+) -> None:
+    """Runs the stages of `recipe` into the folder `out`, each that is not finished and unchanged.
+
+    Args:
+        redo: take raw data that changed since the run read it, and repeat what was made from it.
+        only: one stage; what it is made from must be finished.
+
+    Raises:
+        InputError: the run is in use, its raw data changed, or the recipe does not fit the data.
+        MachineError: the machine failed; what was finished stays.
+        Interrupted: a signal came; what was done is saved.
+    """
+    device = resolve_device(recipe.device)
+    group = Group.from_environment(device)
+    speak = say if group.writes else lambda line: None
+    lock = locked(out) if group.writes else contextlib.nullcontext()
+    try:
+        with lock, _signals_are_interruptions(out):
+            Runner(recipe, Path(out), group, speak).go([only] if only else needed(recipe), redo)
+    finally:
+        group.close()
+
+
+@contextlib.contextmanager
+def _signals_are_interruptions(out: Path) -> Iterator[None]:
+    """Outside of training a signal stops at once: what is finished is on the disk already."""
+    words = f"stopped; run the same command again to go on (what is done stands in {out})"
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise Interrupted(words)
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread, where Python lets nobody watch signals
+        yield
+        return
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Interrupted(words) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@dataclass
+class Runner:
+    """One invocation of a run.
+
+    Attributes:
+        sections: stage -> its section as it was resolved for it.
+    """
+
+    recipe: Recipe
+    folder: Path
+    group: Group
+    say: Say
+    sections: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.lineage = Lineage(self.folder)
+        self.hashes: raw.Hashes = {}
+        self.datasets: Datasets
+        self.derived: list[Derived] = []
+
+    def go(self, stages: list[str], redo: bool) -> None:
+        """Works on `stages`, in order."""
+        self._check_outside(stages)
+        chain = [stage for stage in STAGES if stage in self._with_ancestors(stages)]
+        self.hashes = raw.hashes_of(self.recipe, chain)
+        if not redo:
+            old = self._recipe_before()
+            raw.check_unchanged(self.lineage.content.get("raw", {}), self.hashes, old, self.recipe)
+        self._keep_threads()
+        self.datasets = Datasets(self.recipe, self.folder, self.lineage, self.hashes, self.say)
+        decisions = decide(self.folder, self.recipe, chain, self.lineage, self.inputs)
+        self._require_ancestors(stages, decisions)
+        self._announce(stages, decisions)
+        # Every process has read what stood there before the first one changes it.
+        self.group.any(False)
+        if self.group.writes:
+            self._make_room({stage: decisions[stage] for stage in stages})
+            self.lineage.content["raw"] = self.lineage.content.get("raw", {}) | self.hashes
+            self.lineage.write()
+        for stage in stages:
+            if decisions[stage].action == "keep":
+                self._keep(stage)
+            else:
+                self._work(stage)
+        self._close(stages)
+
+    def _with_ancestors(self, stages: list[str]) -> set[str]:
+        found = set(stages)
+        for stage in reversed(STAGES):
+            if stage in found:
+                found |= set(parents_of(stage, self.recipe).values())
+        return found
+
+    def _check_outside(self, stages: list[str]) -> None:
+        """Refuses folders from outside that cannot play their role, before anything is spent.
+
+        Raises:
+            InputError: no such folder, a reward model as a chat model, or the reverse.
+        """
+        from fourstage.interchange import is_reward_model
+
+        for stage in stages:
+            for role, folder in outside_models(stage, self.recipe).items():
+                scores = is_reward_model(folder)
+                if scores and role == "from":
+                    raise InputError(
+                        f"{stage}.from={folder} is a reward model: it scores text and cannot "
+                        "write; give a language model, such as a run's sft/model"
+                    )
+                if not scores and role == "reward_model":
+                    raise InputError(
+                        f"{stage}.reward_model={folder} is no reward model: give a folder with one "
+                        "label, such as a run's reward/model"
+                    )
+
+    def _recipe_before(self) -> Recipe | None:
+        path = self.folder / "recipe.yaml"
+        return load(str(path)) if path.exists() else None
+
+    def _keep_threads(self) -> None:
+        """Goes on with the threads the run began with: sums in other parts round differently."""
+        threads = self.lineage.content.get("threads")
+        if threads and self.lineage.content.get("device") == self.group.device.type == "cpu":
+            torch.set_num_threads(int(threads))
+
+    def _require_ancestors(self, stages: list[str], decisions: dict[str, Decision]) -> None:
+        for stage in stages:
+            for parent in parents_of(stage, self.recipe).values():
+                if parent in stages or decisions[parent].action == "keep":
+                    continue
+                why = decisions[parent].reason or "it is not finished"
+                raise InputError(
+                    f"{stage} is made from {parent}, and in {self.folder} {why}: run `fourstage "
+                    f"{parent}` first, or name a model with {stage}.from=DIR"
+                )
+
+    def _announce(self, stages: list[str], decisions: dict[str, Decision]) -> None:
+        for stage in STAGES:
+            if stage not in stages:
+                if stage not in decisions and stages == needed(self.recipe):
+                    self.say(f"{stage}: left out, a model from outside takes its place")
+                continue
+            decision = decisions[stage]
+            if decision.action == "keep":
+                self.say(f"{stage}: finished and unchanged, kept")
+            elif decision.action == "continue":
+                self.say(f"{stage}: goes on")
+            elif decision.reason:
+                self.say(f"{stage}: run again, since {decision.reason}")
+
+    def _make_room(self, decisions: dict[str, Decision]) -> None:
+        """Sets old folders aside, the last stage first: cut off half-way, the rest is found out
+        again from what is gone."""
+        for stage in reversed(STAGES):
+            decision = decisions.get(stage)
+            if decision is None or decision.action not in ("repeat", "start"):
+                continue
+            if decision.action == "repeat":
+                self.say(f"{stage}: its old folder is now {set_aside(self.folder, stage)}")
+            self.lineage.forget(stage)
+
+    def resolved(self, stage: str) -> Recipe:
+        """The recipe with its open fields filled from what is known when `stage` begins."""
+        recipe, self.derived = self.datasets.resolved(stage)
+        self.sections.setdefault(stage, recipe.to_dict()[stage])
+        return recipe
+
+    def inputs(self, stage: str) -> dict[str, Any] | None:
+        """Everything that decides what comes out of a stage, by content."""
+        tokenizer, data = self.datasets.tokenizer_hash(), self.datasets.key(stage)
+        if tokenizer is None or not self.datasets.is_known(stage):
+            return None
+        parents = {
+            role: self.lineage[parent].get("model", "")
+            for role, parent in parents_of(stage, self.recipe).items()
+        }
+        outside = outside_models(stage, self.recipe)
+        parents |= {role: model_hash(folder) for role, folder in outside.items()}
+        return {
+            "section": section_hash(self.datasets.resolved(stage)[0], stage),
+            "seed": self.recipe.seed,
+            "tokenizer": tokenizer,
+            "data": data,
+            "parents": parents,
+        }
+
+    def _keep(self, stage: str) -> None:
+        self.resolved(stage)
+        if self.group.writes and self.lineage[stage].get("status") != "finished":
+            self._finished(stage, read_json(self.folder / stage / RESULTS))
+
+    def _work(self, stage: str) -> None:
+        """Prepares a stage's data, trains and measures it, and records what it was made from."""
+        folder = self.folder / stage
+        if self.group.writes:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not self.lineage[stage]:
+                self.lineage.begin(stage, {}, status="preparing")
+        clock = StageClock(folder)
+        try:
+            self._prepare(stage)
+            recipe = self.resolved(stage)
+            self._describe(recipe)
+            if self.group.writes:
+                self._begin(stage)
+            context = StageContext(
+                recipe=recipe,
+                run=self.folder,
+                stage=stage,
+                folder=folder,
+                device=self.group.device,
+                tokenizer=self.datasets.tokenizer(),
+                parents=self._parents(stage),
+                clock=clock,
+                say=self.say,
+                group=self.group,
+            )
+            results = importlib.import_module(f"fourstage.stages.{stage}").run(context)
+        except (FourstageError, KeyboardInterrupt) as error:
+            if self.group.writes and folder.is_dir():
+                clock.write(now=True)
+                status = "interrupted" if not isinstance(error, FourstageError) else "stopped"
+                self.lineage.note(stage, status=status, seconds=round(clock.seconds, 3))
+            raise
+        if self.group.writes:
+            self._finished(stage, results)
+            write_json(folder / RESULTS, results)
+        self.group.any(False)
+        if not self.group.writes:
+            self.lineage = Lineage(self.folder)
+            self.datasets.lineage = self.lineage
+        self.say(f"{stage}: done in {results['seconds']:.0f} s, {results['tokens']:,} tokens")
+
+    def _prepare(self, stage: str) -> None:
+        """One process prepares; the others wait, then read what it left."""
+        if self.group.writes:
+            self.datasets.prepare(stage)
+        self.group.any(False)
+        if not self.group.writes:
+            self.lineage = Lineage(self.folder)
+            self.datasets.lineage = self.lineage
+
+    def _begin(self, stage: str) -> None:
+        inputs = self.inputs(stage)
+        assert inputs is not None, "a prepared stage knows what it is made from"
+        self.lineage.begin(
+            stage,
+            inputs,
+            seed=self.recipe.seed,
+            device=self.group.device.type,
+            processes=self.group.world_size,
+            versions=versions(),
+        )
+
+    def _parents(self, stage: str) -> dict[str, Path]:
+        inside = parents_of(stage, self.recipe)
+        folders = {role: self.folder / parent / "model" for role, parent in inside.items()}
+        return folders | outside_models(stage, self.recipe)
+
+    def _finished(self, stage: str, results: dict[str, Any]) -> None:
+        self.lineage.note(
+            stage,
+            status="finished",
+            seconds=results["seconds"],
+            model=model_hash(self.folder / stage / "model"),
+        )
+
+    def _describe(self, recipe: Recipe) -> None:
+        """Writes the recipe as it is resolved so far; new derived values are told with their rule."""
+        if not self.group.writes:
+            return
+        told = {item["key"] for item in self.lineage.content.get("derived", [])}
+        for item in self.derived:
+            if item.key not in told:
+                self.say(f"  {item}")
+        values = recipe.to_dict() | self.sections
+        from fourstage.recipe import recipe_from
+
+        write_text(self.folder / "recipe.yaml", recipe_from(values).to_yaml())
+        self.lineage.describe(recipe, self.group.device.type, self.derived)
+
+    def _close(self, stages: list[str]) -> None:
+        if not self.group.writes:
+            return
+        from fourstage.pipeline.summary import summarise
+        from fourstage.reporting import build_report
+
+        page = build_report(self.folder)
+        summarise(self.folder, page, self.say)

@@ -1,0 +1,81 @@
+"""What is known of the data before it is prepared, and estimates for what is not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fourstage.model.config import ModelConfig
+from fourstage.planning.published import through
+from fourstage.recipe.schema import Recipe
+
+# Bytes of English a token stands for, by size of the vocabulary (byte-level BPE).
+_BYTES_PER_TOKEN = ((320, 1.7), (860, 2.6), (8192, 3.7), (32000, 4.3), (50257, 4.5))
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What the rules may know. Each is None until it has been measured; estimates stand in.
+
+    Attributes:
+        text_bytes: UTF-8 bytes of the pretraining text.
+        pretrain_tokens, sft_tokens: tokens of the training shards.
+        comparisons, prompts: how many there are to train on.
+        vocab_size: of the tokenizer, which can come out below the size asked for.
+        model: shape of the model folder that training starts from.
+        device: type of the device, "cpu" or "cuda".
+        memory_bytes: memory of one device.
+        devices: how many share the weights.
+    """
+
+    text_bytes: int | None = None
+    pretrain_tokens: int | None = None
+    sft_tokens: int | None = None
+    comparisons: int | None = None
+    prompts: int | None = None
+    vocab_size: int | None = None
+    model: ModelConfig | None = None
+    device: str = "cpu"
+    memory_bytes: float | None = None
+    devices: int = 1
+
+
+@dataclass(frozen=True)
+class RowTokens:
+    """Tokens of a row: a document, a demonstration, a compared answer with its prompt, an episode."""
+
+    document: float
+    demonstration: float
+    compared: float
+    prompt: float
+    response: float
+
+
+# Means over the embedded world at its vocabulary of about 860, and usual sizes of other data.
+_WORLD = RowTokens(document=40, demonstration=45, compared=45, prompt=25, response=22)
+_MADE = RowTokens(document=500, demonstration=110, compared=110, prompt=50, response=40)
+_FILES = RowTokens(document=500, demonstration=250, compared=250, prompt=100, response=120)
+_ORIGINS = {"world": _WORLD, "made": _MADE, "files": _FILES}
+
+
+def row_tokens(recipe: Recipe) -> RowTokens:
+    """Estimated tokens a row of each part of the recipe's data, none longer than the context."""
+    data = recipe.data
+    most = recipe.model.context or 2048
+    rl = _ORIGINS[data.origin("prompts")]
+    return RowTokens(
+        document=min(most, _ORIGINS[data.origin("pretrain")].document),
+        demonstration=min(most, _ORIGINS[data.origin("sft")].demonstration),
+        compared=min(most, _ORIGINS[data.origin("preferences")].compared),
+        prompt=min(most / 2, rl.prompt),
+        response=min(recipe.rl.max_new_tokens or most / 4, rl.response),
+    )
+
+
+def training_text_tokens(recipe: Recipe, facts: DataFacts, vocab_size: int) -> float | None:
+    """Tokens of pretraining text that there are; None when unknown or, in the world, endless."""
+    if facts.pretrain_tokens is not None:
+        return facts.pretrain_tokens
+    if facts.text_bytes is None or recipe.data.pretrain == "world":
+        return None
+    held_in = facts.text_bytes * (1 - recipe.data.validation)
+    return held_in / through(_BYTES_PER_TOKEN, vocab_size, beyond=False)

@@ -1,0 +1,277 @@
+"""Fills every field that a recipe leaves out, and says by which rule."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from fourstage.model.config import ModelConfig
+from fourstage.planning import rules
+from fourstage.planning.facts import DataFacts, RowTokens, row_tokens, training_text_tokens
+from fourstage.planning.memory import largest_micro_batch
+from fourstage.planning.rules import Derived, Ruled
+from fourstage.planning.shapes import Target, context_for, shape_for, vocabulary_for
+from fourstage.recipe import STAGES, Recipe, recipe_from
+
+_SHAPE = ("layers", "width", "heads", "kv_heads", "mlp_width", "head_width", "tie_embeddings")
+# A micro-batch on a CPU: beyond it nothing gets faster, and what is stored leaves the caches.
+_CPU_MICRO_BATCH = 4096
+_USUAL_PARAMS = 1_000_000
+# Share of a device's memory that is planned with.
+_USABLE = 0.8
+
+
+def resolve(recipe: Recipe, facts: DataFacts | None = None) -> tuple[Recipe, list[Derived]]:
+    """The recipe with its open fields filled, and each filled value with its rule.
+
+    A field stays open where None is a meaning of its own: `from`, `tokenizer.path`, `data.*` paths
+    (made from the text), `rl.kl_target` (fixed coefficient), `epochs` where tokens or steps are
+    given, and `tokens` and `batch_tokens` of the stages that count pairs or episodes.
+
+    Raises:
+        InputError: the sizes given do not fit one another.
+    """
+    filling = _Filling(recipe, facts or DataFacts())
+    filling.model()
+    filling.data()
+    filling.pretrain()
+    filling.sft()
+    filling.reward()
+    filling.rl()
+    for stage in STAGES:
+        filling.course(stage)
+    return recipe_from(filling.values), filling.derived
+
+
+def model_config(recipe: Recipe, vocab_size: int | None = None) -> ModelConfig:
+    """The shape of a resolved recipe; `vocab_size` is the tokenizer's, where it is known.
+
+    Raises:
+        InputError: the sizes do not fit one another.
+    """
+    sizes = recipe.model.model_dump(exclude={"params"})
+    return ModelConfig(vocab_size=vocab_size or recipe.tokenizer.vocab_size or 0, **sizes)
+
+
+class _Filling:
+    """The values as they fill up, one section after the other."""
+
+    def __init__(self, recipe: Recipe, facts: DataFacts):
+        self.recipe = recipe
+        self.facts = facts
+        self.values = recipe.to_dict()
+        self.derived: list[Derived] = []
+        self.config: ModelConfig
+        self.params: float
+
+    def fill(self, key: str, value: Any, rule: str) -> Any:
+        """Sets `key` where it is open; returns what holds then."""
+        section, name = key.split(".")
+        if self.values[section][name] is None and value is not None:
+            self.values[section][name] = value
+            self.derived.append(Derived(key, value, rule))
+        return self.values[section][name]
+
+    def by_rule(self, key: str, ruled: Ruled) -> Any:
+        return self.fill(key, ruled.value, ruled.rule)
+
+    @property
+    def rows(self) -> RowTokens:
+        return row_tokens(recipe_from(self.values))
+
+    def model(self) -> None:
+        """Vocabulary and shape, from the parent's, the sizes given or the number of parameters."""
+        given = self.recipe.model
+        if self.facts.model is not None:
+            parent = self.facts.model.to_json()
+            self.fill("tokenizer.vocab_size", parent.pop("vocab_size"), "of the parent model")
+            for name, value in parent.items():
+                self.fill(f"model.{name}", value, "of the parent model")
+        params: float = given.params or _USUAL_PARAMS
+        if given.params is None and given.layers and given.width:
+            params = max(1000.0, 12.0 * given.layers * given.width**2)
+        elif given.params is None and self.facts.model is None:
+            self.fill("model.params", _USUAL_PARAMS, "what a CPU trains in minutes")
+        vocabulary = self.facts.vocab_size or self.fill(
+            "tokenizer.vocab_size",
+            vocabulary_for(params, self.facts.text_bytes),
+            "860 at 1M parameters to GPT-3's 50,257, few enough that the text shows each often",
+        )
+        self.fill("tokenizer.vocab_size", vocabulary, "of the tokenizer")
+        self.fill("model.context", context_for(params), "256 tokens when small, 2,048 from 100M on")
+        sizes = self.values["model"]
+        self.config = shape_for(
+            Target(
+                params,
+                vocabulary,
+                sizes["context"],
+                sizes["activation"],
+                sizes["qk_norm"],
+                **{name: sizes[name] for name in _SHAPE},
+            )
+        )
+        self.params = self.config.parameters()
+        self._fill_shape()
+
+    def _fill_shape(self) -> None:
+        if not self.recipe.model.params:
+            self.fill("model.params", self.config.parameters(), "the exact count of the shape")
+        why = {
+            "layers": "width over layers as published: 32 at 1M parameters, 64 at 125M, 128 at 7B",
+            "width": "the shape whose exact count is nearest model.params",
+            "heads": "width / head_width",
+            "kv_heads": "as many as heads; 8 from 30B on (Llama 2)",
+            "mlp_width": "8/3 of the width with a gate, 4 times without",
+            "head_width": "32 up to width 256, 64 up to 2,048, then 128",
+            "tie_embeddings": "shared when two tables would be over 40% of the parameters",
+        }
+        for name in _SHAPE:
+            self.fill(f"model.{name}", getattr(self.config, name), why[name])
+
+    def data(self) -> None:
+        """Where each part comes from, and how many rows are made."""
+        data = self.recipe.data
+        if data.pretrain == "world":
+            for part in ("sft", "preferences", "prompts"):
+                self.fill(f"data.{part}", "world", "the text is the embedded world's")
+        counts = (
+            ("sft", "demonstrations", 31_000, 6_000),
+            ("preferences", "comparisons", 30_000, 3_000),
+            ("prompts", "rl_prompts", 10_000, 4_000),
+        )
+        for part, key, from_world, from_text in counts:
+            origin = data.origin(part)
+            if key == "demonstrations" and origin == "world" and self.recipe.sft.tokens:
+                wanted = math.ceil(self.recipe.sft.tokens / self.rows.demonstration)
+                self.fill("data.demonstrations", wanted, "sft.tokens, each seen once")
+            elif origin == "world":
+                self.fill(f"data.{key}", from_world, "what the prototype of the world needed")
+            elif origin == "made":
+                self.fill(f"data.{key}", from_text, "enough for a small model, made in seconds")
+
+    def pretrain(self) -> None:
+        stage = self.recipe.pretrain
+        available = training_text_tokens(self.recipe, self.facts, self.config.vocab_size)
+        limits = [stage.tokens, stage.epochs and available and stage.epochs * available]
+        if not any(limits) and not stage.steps:
+            optimal = rules.pretraining_tokens(self.params, available)
+            limits = [self.by_rule("pretrain.tokens", optimal)]
+        tokens = min((limit for limit in limits if limit), default=None)
+        batch = self.by_rule("pretrain.batch_tokens", rules.batch_tokens(self.params, tokens))
+        self._steps("pretrain", tokens, batch)
+        total = self.values["pretrain"]["steps"] * batch
+        if self.recipe.data.pretrain == "world":
+            documents = math.ceil(1.1 * total / self.rows.document)
+            self.fill("world.documents", documents, "each is seen once at most")
+        self.by_rule("pretrain.learning_rate", rules.learning_rate(self.params))
+
+    def _steps(self, stage: str, tokens: float | None, batch: int) -> None:
+        """Steps that reach `tokens`, never more than the steps given."""
+        given = self.values[stage]["steps"]
+        if tokens is None:
+            self.fill(f"{stage}.tokens", given * batch, "steps x batch_tokens")
+            return
+        steps = max(1, math.ceil(tokens / batch))
+        self.fill(f"{stage}.tokens", int(tokens), "epochs x the tokens of the data")
+        self._set_steps(stage, steps, "tokens / batch_tokens")
+
+    def _set_steps(self, stage: str, steps: int, rule: str) -> None:
+        given = self.values[stage]["steps"]
+        if given is not None and given > steps:
+            self.values[stage]["steps"] = None
+            rule += f", reached before the {given:,} steps asked for"
+        self.fill(f"{stage}.steps", steps, rule)
+
+    def sft(self) -> None:
+        stage, rows = self.recipe.sft, self.rows
+        made = self.values["data"]["demonstrations"]
+        available = self.facts.sft_tokens or (made and made * rows.demonstration)
+        epochs: float | None = stage.epochs
+        if not (stage.tokens or stage.epochs or stage.steps):
+            endless = self.recipe.data.origin("sft") == "world"
+            epochs = self.fill(
+                "sft.epochs", 1.0 if endless else 3.0, "1 over the world, 3 over other data"
+            )
+        # Where nothing is known of a file yet, the 10,000 demonstrations that are usual.
+        by_epochs = epochs and epochs * (available or 10_000 * rows.demonstration)
+        tokens = min((limit for limit in (stage.tokens, by_epochs) if limit), default=None)
+        likely = tokens or 1e9
+        batch = self.by_rule("sft.batch_tokens", rules.fine_tuning_batch(self.params, likely))
+        self._steps("sft", tokens, batch)
+        self.by_rule("sft.learning_rate", rules.sft_rate(self.params))
+
+    def reward(self) -> None:
+        stage, rows = self.recipe.reward, self.rows
+        pairs = self.by_rule("reward.pairs_per_step", rules.pairs_per_step(self.params))
+        there = self.facts.comparisons or self.values["data"]["comparisons"] or 20_000
+        epochs: float | None = stage.epochs
+        if not (stage.tokens or stage.epochs or stage.steps):
+            epochs = self.fill("reward.epochs", 1.0, "InstructGPT: more than one overfits")
+        limits = [
+            epochs and math.ceil(epochs * there / pairs),
+            stage.tokens and math.ceil(stage.tokens / (2 * rows.compared * pairs)),
+        ]
+        steps = min((limit for limit in limits if limit), default=None)
+        if steps is not None:
+            self._set_steps("reward", max(1, steps), "epochs x comparisons / pairs_per_step")
+        self.by_rule("reward.learning_rate", rules.reward_rate(self.params))
+
+    def rl(self) -> None:
+        stage, rows = self.recipe.rl, self.rows
+        group = self.fill("rl.group", 8 if stage.algorithm == "grpo" else 1, "8 answers a prompt "
+                          "to compare in GRPO, one in PPO")  # fmt: skip
+        batch = stage.rollout_batch
+        if batch is None:
+            wanted = rules.rollout_batch(self.params)
+            size = max(group, min(wanted.value, stage.episodes or wanted.value) // group * group)
+            batch = self.fill("rl.rollout_batch", size, wanted.rule)
+        count = self.by_rule("rl.minibatches", rules.minibatches(batch))
+        an_iteration = stage.epochs * count
+        limits = [
+            stage.episodes,
+            stage.steps and math.ceil(stage.steps / an_iteration) * batch,
+            stage.tokens and math.ceil(stage.tokens / (rows.prompt + rows.response)),
+        ]
+        usual = rules.episodes(self.params)
+        episodes = min((limit for limit in limits if limit), default=usual.value)
+        rule = "steps or tokens asked for" if any(limits) else usual.rule
+        self.fill("rl.episodes", episodes, rule)
+        steps = max(1, math.ceil(episodes / batch)) * an_iteration
+        self._set_steps("rl", steps, "episodes / rollout_batch x epochs x minibatches")
+        self.fill("rl.max_new_tokens", self.config.context // 4, "a quarter of the context")
+        rate = self.by_rule("rl.learning_rate", rules.rl_rate(self.params))
+        self.fill("rl.critic_learning_rate", rate, "the policy's")
+
+    def course(self, stage: str) -> None:
+        """What every stage has: schedule, decay, micro-batch, and how often to write."""
+        steps = self.values[stage]["steps"]
+        kind = self.by_rule(f"{stage}.schedule", rules.schedule(stage, self.params))
+        self.by_rule(f"{stage}.final_fraction", rules.final_fraction(kind))
+        self.by_rule(f"{stage}.warmup_steps", rules.warmup_steps(steps))
+        self.by_rule(f"{stage}.weight_decay", rules.weight_decay(stage))
+        self._micro_batch(stage)
+        moments = (("validate", 10), ("sample", 10), ("checkpoint", 10))
+        for name, times in moments:
+            self.fill(f"{stage}.{name}_every", rules.every(steps, times), f"{times} times a stage")
+        if stage == "rl":
+            rl = self.values["rl"]
+            self.fill("rl.log_every", rl["epochs"] * rl["minibatches"], "each iteration")
+        self.fill(f"{stage}.log_every", rules.every(steps, 200), "200 times a stage")
+
+    def _micro_batch(self, stage: str) -> None:
+        device = self.facts.device if self.recipe.device == "auto" else self.recipe.device
+        batch = self.values[stage]["batch_tokens"] or math.inf
+        if device == "cpu":
+            size, rule = _CPU_MICRO_BATCH, "what stays in a CPU's caches"
+        else:
+            models = 2 if stage == "rl" and self.recipe.rl.algorithm == "ppo" else 1
+            budget = _USABLE * (self.facts.memory_bytes or 80e9)
+            shards = self.facts.devices
+            fits = largest_micro_batch(
+                self.config, budget, device=device, shards=shards, models=models
+            )
+            size = min(2**17, fits)
+            rule = f"what fits {_USABLE:.0%} of a device's memory"
+        self.fill(
+            f"{stage}.micro_batch_tokens", int(max(self.config.context, min(batch, size))), rule
+        )

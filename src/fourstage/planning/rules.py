@@ -1,0 +1,160 @@
+"""The rules that turn a size and an amount of data into hyper-parameters, each with its reason."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from fourstage.planning import published
+from fourstage.planning.published import through
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A value that a recipe left out: its dotted key, the value, and the rule it came from."""
+
+    key: str
+    value: Any
+    rule: str
+
+    def __str__(self) -> str:
+        return f"{self.key} = {shown(self.value)}  ({self.rule})"
+
+
+class Ruled(NamedTuple):
+    """A value and the rule it came from."""
+
+    value: Any
+    rule: str
+
+
+def shown(value: Any) -> str:
+    """A number as people read it: 3,700,000 or 0.003."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, int) or float(value).is_integer():
+        return f"{int(value):,}"
+    return f"{value:.4g}"
+
+
+def two_digits(value: float) -> float:
+    """The value rounded to two significant digits: rules promise no more."""
+    if value == 0:
+        return 0.0
+    digits = 1 - math.floor(math.log10(abs(value)))
+    rounded = round(value, digits)
+    return int(rounded) if digits <= 0 else rounded
+
+
+def batch_tokens(params: float, tokens: float | None = None) -> Ruled:
+    """Tokens a step: by size, through the published runs, and at least 1,000 steps of the data."""
+    size = min(4e6, max(512.0, through(published.BATCH_TOKENS, params)))
+    rule = (
+        "0.5M-4M at the published sizes (GPT-3, LLaMA), smaller below: 1.5k at 1M parameters"
+        if params < 125e6
+        else "through the batches of GPT-3 and LLaMA"
+    )
+    if tokens is not None and tokens / 1000 < size:
+        size = min(size, max(512.0, tokens / 1000))
+        rule = f"by size {shown(two_digits(through(published.BATCH_TOKENS, params)))}"
+        rule += ", cut so that the data gives 1,000 steps"
+    return Ruled(int(two_digits(size)), rule)
+
+
+def learning_rate(params: float) -> Ruled:
+    """Peak rate of pretraining: falls with size through the GPT-3 points, 3e-3 at 1M parameters."""
+    rate = min(5e-3, through(published.LEARNING_RATE, params))
+    return Ruled(
+        two_digits(rate), "falls with size: 3e-3 at 1M parameters, through GPT-3's table 2.1 above"
+    )
+
+
+def sft_rate(params: float) -> Ruled:
+    rate = min(3e-3, through(published.SFT_RATE, params, beyond=False))
+    return Ruled(two_digits(rate), "2e-3 at 1M parameters to InstructGPT's 9.65e-6 from 1.3B on")
+
+
+def reward_rate(params: float) -> Ruled:
+    rate = min(1e-3, through(published.REWARD_RATE, params, beyond=False))
+    return Ruled(two_digits(rate), "4e-4 at 1M parameters to InstructGPT's 9e-6 at 6B")
+
+
+def rl_rate(params: float) -> Ruled:
+    rate = min(1e-3, through(published.RL_RATE, params, beyond=False))
+    return Ruled(two_digits(rate), "4e-4 at 1M parameters to 3e-6 at 1B (PPO on Pythia-1B)")
+
+
+def fine_tuning_batch(params: float, tokens: float) -> Ruled:
+    """Tokens a step of SFT: 1.5k at 1M parameters to InstructGPT's 32 sequences at 1.3B."""
+    size = max(512.0, through(((1e6, 1500), (1.3e9, 16384)), params, beyond=False))
+    rule = "1.5k at 1M parameters to 32 sequences of 512 (InstructGPT) at 1.3B"
+    if tokens / 300 < size:
+        size, rule = max(512.0, tokens / 300), rule + ", cut so that the data gives 300 steps"
+    return Ruled(int(two_digits(size)), rule)
+
+
+def episodes(params: float) -> Ruled:
+    count = through(((1e6, 10_000), (1.3e9, 256_000)), max(params, 1e6), beyond=False)
+    return Ruled(int(two_digits(count)), "10k at 1M parameters to InstructGPT's 256k at 1.3B")
+
+
+def warmup_steps(steps: int) -> Ruled:
+    """2% of the steps, at least 10 of them and at most LLaMA's 2,000, never over a tenth."""
+    wanted = min(2000, max(10, round(0.02 * steps)))
+    return Ruled(min(wanted, steps // 10), "2% of the steps, at least 10, at most LLaMA's 2,000")
+
+
+def schedule(stage: str, params: float) -> Ruled:
+    if stage == "rl":
+        return Ruled("constant", "the policy's rate stays, as InstructGPT's after its warm-up")
+    if stage == "pretrain" and params >= 100e6:
+        return Ruled("cosine", "GPT-3 and LLaMA: cosine to a tenth")
+    return Ruled("linear", "to zero: best in short runs")
+
+
+def final_fraction(kind: str) -> Ruled:
+    if kind == "constant":
+        return Ruled(1.0, "a constant schedule ends where it began")
+    if kind == "cosine":
+        return Ruled(0.1, "GPT-3 and LLaMA: cosine to a tenth")
+    return Ruled(0.0, "to zero: best in short runs")
+
+
+def weight_decay(stage: str) -> Ruled:
+    if stage in ("pretrain", "sft"):
+        return Ruled(0.1, "GPT-3, LLaMA, DeepSpeed-Chat")
+    return Ruled(0.0, "none where one epoch leaves nothing to overfit")
+
+
+def pretraining_tokens(params: float, available: float | None = None) -> Ruled:
+    """Compute-optimal tokens of the size, at most four passes over the data there is."""
+    best = published.compute_optimal_tokens(params)
+    if available is not None and 4 * available < best:
+        return Ruled(
+            max(1, int(4 * available)),
+            f"4 epochs of the {shown(int(available))} tokens there are (more repeats help little: "
+            f"Muennighoff et al., 2023); Chinchilla would take {shown(int(two_digits(best)))}",
+        )
+    return Ruled(int(two_digits(best)), "Chinchilla, table 3: about 20 tokens a parameter")
+
+
+def pairs_per_step(params: float) -> Ruled:
+    points = ((1e6, 16), (6e9, 64))
+    pairs = 2 ** round(math.log2(max(8.0, through(points, params, beyond=False))))
+    return Ruled(pairs, "16 pairs at 1M parameters to InstructGPT's 64 at 6B")
+
+
+def rollout_batch(params: float) -> Ruled:
+    batch = 256 if params < 100e6 else 512
+    return Ruled(batch, "256 episodes an iteration when small, InstructGPT's 512 from 100M on")
+
+
+def minibatches(batch: int) -> Ruled:
+    count = 8 if batch >= 512 else 4 if batch >= 4 else 1
+    return Ruled(count, "4 updates an iteration, InstructGPT's 8 of 64 from a batch of 512 on")
+
+
+def every(steps: int, times: int) -> int:
+    """Steps between two of `times` evenly spread moments."""
+    return max(1, steps // times)

@@ -1,0 +1,139 @@
+"""What a stage is given: its part of the recipe, its parents, its data, and where to write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from fourstage.evaluation.estimates import Numbers
+from fourstage.evaluation.responses import Chat
+from fourstage.files import read_json, write_json
+from fourstage.model.transformer import Transformer
+from fourstage.parallel.group import Group
+from fourstage.recipe import Recipe
+from fourstage.tasks import Task
+from fourstage.training.clock import StageClock
+from fourstage.training.contracts import Guard, Source
+from fourstage.training.settings import TrainSettings
+from fourstage.training.trainer import Trainer, TrainResult
+
+if TYPE_CHECKING:
+    from fourstage.objectives.objective import Objective
+    from fourstage.tokenizer import Tokenizer
+
+
+@dataclass
+class StageContext:
+    """One stage of one run.
+
+    Attributes:
+        recipe: resolved. run: the run's folder. folder: the stage's, `run / stage`.
+        parents: role ("from", "reward_model", ...) -> model folder the stage reads.
+        clock: counts the stage's seconds over all processes that worked on it.
+        group: the processes that train together; only one of them measures and writes.
+    """
+
+    recipe: Recipe
+    run: Path
+    stage: str
+    folder: Path
+    device: torch.device
+    tokenizer: Tokenizer
+    parents: Mapping[str, Path]
+    clock: StageClock
+    say: Callable[[str], None] = print
+    group: Group = field(default_factory=Group)
+
+    @property
+    def section(self) -> Any:
+        return self.recipe.stage(self.stage)
+
+    @property
+    def seed(self) -> int:
+        return self.recipe.seed
+
+    @property
+    def data(self) -> Path:
+        return self.run / "data"
+
+    def settings(self, **others: Any) -> TrainSettings:
+        """What the stage's section tells the trainer."""
+        names = TrainSettings.__dataclass_fields__.keys() & type(self.section).model_fields.keys()
+        told = {name: getattr(self.section, name) for name in names}
+        given = {name: value for name, value in told.items() if value is not None}
+        return TrainSettings(**(given | {"seed": self.seed} | others))
+
+    def train(
+        self,
+        module: nn.Module,
+        objective: Objective,
+        source: Source,
+        *,
+        guards: Sequence[Guard] = (),
+        validate: Callable[[], Mapping[str, float]] | None = None,
+        sample: Callable[[int], list[dict[str, Any]]] | None = None,
+        floor: Mapping[str, float] | None = None,
+        **settings: Any,
+    ) -> TrainResult:
+        """Trains `module` to the section's last step, going on from a checkpoint."""
+        trainer = Trainer(
+            module,
+            objective,
+            source,
+            self.settings(**settings),
+            self.folder,
+            self.device,
+            guards=guards,
+            validate=validate,
+            sample=sample,
+            say=self.say,
+            floor=floor,
+            clock=self.clock,
+            group=self.group,
+        )
+        return trainer.train()
+
+    def measure(self, name: str, compute: Callable[[], Numbers]) -> Numbers:
+        """The numbers of one measurement, taken once: a resumed run reads them back.
+
+        Processes that do not write get nothing, and do not wait.
+        """
+        if not self.group.writes:
+            return Numbers()
+        path = self.folder / "evaluation" / f"{name}.json"
+        if path.exists():
+            return Numbers.from_json(read_json(path))
+        numbers = compute()
+        write_json(path, numbers.to_json())
+        self.clock.write()
+        return numbers
+
+    def chat(self, model: Transformer) -> Chat:
+        """The model ready to respond, with the longest response the run allows."""
+        longest = self.recipe.rl.max_new_tokens or model.config.context // 4
+        return Chat(model, self.tokenizer, longest, self.seed)
+
+
+def read_rows(path: Path, most: int | None = None) -> list[dict[str, Any]]:
+    """The first rows of a file of JSON lines; none where there is no file."""
+    if not path.exists():
+        return []
+    rows = []
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            if most is not None and len(rows) == most:
+                break
+            if line.strip():
+                rows.append(json.loads(line))
+    return rows
+
+
+def read_tasks(path: Path, most: int | None = None) -> list[Task]:
+    """The first tasks of a file of JSON lines."""
+    return [Task.from_json(row) for row in read_rows(path, most)]

@@ -1,0 +1,71 @@
+"""Stage 1: a base model from raw text, by predicting the next token.
+
+Reads data/pretrain. Measured by bits per byte of held-out documents, against the entropy where the
+text's own probability is known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from fourstage.data.sources import DocumentSource
+from fourstage.data.store import Store
+from fourstage.evaluation.bits import bits_per_byte
+from fourstage.model.transformer import Transformer
+from fourstage.objectives.next_token import NextToken
+from fourstage.stages.context import StageContext
+from fourstage.stages.datafiles import held_out_documents, sample_tasks
+from fourstage.stages.models import results, save, starting_model
+from fourstage.stages.samples import continuations
+from fourstage.training.guards import documents_do_not_leak, every_token, trains_only
+
+# Held-out documents that the periodic validation reads; the last measurement reads them all.
+_WATCHED = 200
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    """Trains the base model; the content of results.json."""
+    data, section = context.data / "pretrain", context.section
+    model = starting_model(context)
+    source = DocumentSource(
+        Store.open(data / "train"), section.batch_tokens, context.seed, model.config.context
+    )
+    documents = held_out_documents(context, context.recipe.evaluation.documents)
+    texts = [document["text"] for document in documents]
+    trained = context.train(
+        model,
+        NextToken(),
+        source,
+        guards=[trains_only(every_token), documents_do_not_leak()],
+        validate=lambda: _watch(model, context, documents[:_WATCHED]),
+        sample=lambda step: continuations(context, model, texts, sample_tasks(context)),
+        floor=_floor(context, documents),
+    )
+    numbers = context.measure(
+        "documents", lambda: bits_per_byte(model, context.tokenizer, documents)
+    )
+    save(context, model, numbers)
+    return results(context, numbers, trained)
+
+
+def _watch(
+    model: Transformer, context: StageContext, documents: Sequence[dict[str, Any]]
+) -> dict[str, float]:
+    """Bits per byte and nats a token of some held-out documents."""
+    numbers = bits_per_byte(model, context.tokenizer, documents).metrics
+    bits = numbers["validation_bits_per_byte"]
+    return {
+        "validation_loss": bits * numbers["bytes_per_token"] * math.log(2),
+        "validation_bits_per_byte": bits,
+    }
+
+
+def _floor(context: StageContext, documents: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The lowest loss that exists, nats a token, where the documents' probabilities are known."""
+    if not documents or not all("bits" in document for document in documents):
+        return {}
+    bits = sum(document["bits"] for document in documents)
+    encoded = context.tokenizer.encode_batch([document["text"] for document in documents])
+    return {"loss": bits * math.log(2) / sum(len(ids) + 1 for ids in encoded)}

@@ -1,0 +1,228 @@
+"""Stage 4: reinforcement learning against the reward model, by PPO or GRPO.
+
+Starts from the chat model, with the reward model frozen; reads data/rl. Measured on held-out
+prompts by gold reward before and after, against the best that exists, and by the distance moved.
+Gold is measured only: nothing in the stage reads it to stop, select or set anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fourstage.data.batch import Batch
+from fourstage.data.sources import DocumentSource
+from fourstage.data.store import Store
+from fourstage.errors import InputError
+from fourstage.evaluation.alignment import (
+    gold_ceiling,
+    gold_rewards,
+    kl_per_response,
+    proxy_rewards,
+)
+from fourstage.evaluation.diversity import diversity
+from fourstage.evaluation.estimates import Numbers
+from fourstage.evaluation.success import task_success
+from fourstage.interchange import load_model
+from fourstage.model.actor_critic import ActorCritic
+from fourstage.model.transformer import Transformer
+from fourstage.objectives.grpo import GRPO
+from fourstage.objectives.logprobs import logprobs
+from fourstage.objectives.objective import Objective
+from fourstage.objectives.ppo import PPO
+from fourstage.stages.context import StageContext
+from fourstage.stages.datafiles import held_out_tasks, sample_tasks, training_tasks
+from fourstage.stages.models import frozen, language_model, results, reward_model, save
+from fourstage.stages.rollouts import Players, RolloutSource
+from fourstage.stages.samples import answers
+from fourstage.tasks import Task
+from fourstage.training.guards import GuardFailed, first_ratio_is_one
+
+# Prompts and responses to each that diversity is measured on.
+_DIVERSITY_PROMPTS, _DIVERSITY_RESPONSES = 64, 4
+# bf16 products depend on their shapes, and rollouts are computed in other portions than updates.
+_RATIO_TOLERANCE = {"cpu": 1e-5, "mps": 1e-4, "cuda": 0.1}
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What the stage is measured on: prompts for rewards and KL, instructions for success."""
+
+    prompts: list[Task]
+    instructions: list[Task]
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    """Trains the policy; the content of results.json."""
+    section = context.section
+    if section.algorithm == "grpo" and section.kl_target is not None:
+        raise InputError(
+            f"rl.kl_target={section.kl_target:g}: GRPO has its KL in the loss, with a fixed "
+            "rl.kl_coefficient: leave kl_target out, or write rl.algorithm=ppo"
+        )
+    players = _players(context)
+    held_out = _held_out(context, players.reference)
+    before = context.measure("before", lambda: _before(context, players, held_out))
+    source = RolloutSource(
+        players,
+        context.tokenizer,
+        _trainable(context, players.reference),
+        section,
+        context.seed,
+        _pretraining_mix(context, players.reference),
+    )
+    trained = context.train(
+        players.trained,
+        _objective(context),
+        source,
+        guards=_guards(context),
+        sample=lambda step: answers(
+            context, players.trained.policy, sample_tasks(context), players.reward_model
+        ),
+        rate_multipliers={"critic.": section.critic_learning_rate / section.learning_rate},
+    )
+    numbers = Numbers().update(before)
+    for name, compute in (
+        ("gold", lambda: _after(context, players, held_out)),
+        (
+            "success",
+            lambda: task_success(context.chat(players.trained.policy), held_out.instructions),
+        ),
+        ("diversity", lambda: _diversity(context, players, held_out)),
+    ):
+        numbers.update(context.measure(name, compute))
+    save(context, players.trained.policy, numbers)
+    return results(context, numbers, trained)
+
+
+def _players(context: StageContext) -> Players:
+    """Policy and reference from the chat model; the critic, a model of its own, from the reward
+    model, its head rescaled so that values start in the unit of the rewards."""
+    policy = language_model(context.parents["from"], context)
+    reference = frozen(language_model(context.parents["from"], context))
+    scorer = reward_model(context.parents["reward_model"], context)
+    critic = None
+    if context.section.algorithm == "ppo":
+        critic = load_model(context.parents["reward_model"], context.device)
+        with torch.no_grad():
+            critic.score.weight /= scorer.reward_std
+    return Players(ActorCritic(policy, critic), reference, scorer)
+
+
+def _objective(context: StageContext) -> Objective:
+    section = context.section
+    if section.algorithm == "grpo":
+        return GRPO(
+            section.clip_range, section.clip_range, section.kl_coefficient, section.temperature
+        )
+    return PPO(
+        section.clip_range,
+        section.value_clip,
+        section.value_coefficient,
+        section.temperature,
+        section.pretraining_mix,
+    )
+
+
+def _trainable(context: StageContext, model: Transformer) -> list[Task]:
+    """The prompts that leave room for a whole response, its end and `<|reward|>`.
+
+    Raises:
+        InputError: none does.
+    """
+    room = model.config.context - 2 - context.section.max_new_tokens
+    tasks = training_tasks(context)
+    fitting = [t for t in tasks if len(context.tokenizer.chat_prompt(t.prompt)) <= room]
+    if len(fitting) < len(tasks):
+        context.say(
+            f"rl: {len(tasks) - len(fitting)} of {len(tasks)} prompts are too long, left out"
+        )
+    if not fitting:
+        raise InputError(
+            f"rl.max_new_tokens={context.section.max_new_tokens} leaves no room for a prompt in "
+            f"the context of {model.config.context}: write a smaller one"
+        )
+    return fitting
+
+
+def _held_out(context: StageContext, model: Transformer) -> HeldOut:
+    evaluation, chat = context.recipe.evaluation, context.chat(model)
+    return HeldOut(
+        chat.answerable(held_out_tasks(context, "rl", evaluation.prompts)),
+        chat.answerable(held_out_tasks(context, "sft", evaluation.instructions)),
+    )
+
+
+def _pretraining_mix(context: StageContext, model: Transformer) -> DocumentSource | None:
+    """As many cells of pretraining text as a step of pretraining had, beside each minibatch."""
+    if not context.section.pretraining_mix or context.section.algorithm != "ppo":
+        return None
+    store = Store.open(context.data / "pretrain" / "train")
+    cells = context.recipe.pretrain.batch_tokens or model.config.context
+    return DocumentSource(store, cells, context.seed, model.config.context)
+
+
+def _guards(context: StageContext) -> list:
+    def policy_logprobs(module: ActorCritic, batch: Batch) -> Tensor:
+        return logprobs(module.policy, batch, context.section.temperature)
+
+    tolerance = _RATIO_TOLERANCE.get(context.device.type, 1e-5)
+    return [trains_responses, first_ratio_is_one(policy_logprobs, tolerance)]
+
+
+def trains_responses(module: nn.Module, objective: Objective, batch: Batch) -> None:
+    """A guard: the trained cells are those that predict a response's tokens, all and only they.
+
+    Raises:
+        GuardFailed: a token of a prompt is trained, or one of a response is not.
+    """
+    first = batch.documents["prompt_tokens"] - 1
+    responses = batch.positions >= first[batch.document_ids]
+    text = batch.streams.get("mix_weights", torch.zeros_like(batch.streams["loss_weights"]))
+    if bool(((batch.streams["loss_weights"] != 0) != (responses & (text == 0))).any()):
+        raise GuardFailed("first minibatch: the trained tokens are not those of the responses")
+
+
+def _before(context: StageContext, players: Players, held_out: HeldOut) -> Numbers:
+    """The chat model's own gold and proxy reward at temperature 1, and the best gold there is."""
+    tasks = held_out.prompts
+    responses = context.chat(players.reference).respond([t.prompt for t in tasks], 1.0, "gold")
+    numbers = gold_ceiling(tasks).update(gold_rewards("gold_reward_sft", tasks, responses))
+    scorer, tokenizer = players.reward_model, context.tokenizer
+    return numbers.update(proxy_rewards("proxy_reward_sft", scorer, tokenizer, responses))
+
+
+def _after(context: StageContext, players: Players, held_out: HeldOut) -> Numbers:
+    """Gold, proxy reward and KL of the same prompts, drawn with the same numbers."""
+    tasks, policy = held_out.prompts, players.trained.policy
+    responses = context.chat(policy).respond([task.prompt for task in tasks], 1.0, "gold")
+    numbers = gold_rewards("gold_reward", tasks, responses)
+    scorer, tokenizer = players.reward_model, context.tokenizer
+    numbers.update(proxy_rewards("proxy_reward", scorer, tokenizer, responses))
+    numbers.add_means("kl", kl_per_response(policy, players.reference, responses))
+    numbers.add_means("response_tokens", [len(each.tokens) for each in responses])
+    return numbers.add_means("finished", [each.finished for each in responses])
+
+
+def _diversity(context: StageContext, players: Players, held_out: HeldOut) -> Numbers:
+    """How much several responses to one prompt differ: base (as plain text), chat model, policy."""
+    prompts = [task.prompt for task in held_out.prompts[:_DIVERSITY_PROMPTS]]
+    repeated = [prompt for prompt in prompts for _ in range(_DIVERSITY_RESPONSES)]
+    numbers = Numbers()
+    base = context.run / "pretrain" / "model"
+    if base.is_dir():
+        chat = context.chat(frozen(language_model(base, context)))
+        numbers.update(_spread(chat.as_text(repeated, 1.0, "diversity"), "_base"))
+    for suffix, model in (("_sft", players.reference), ("_rl", players.trained.policy)):
+        numbers.update(_spread(context.chat(model).respond(repeated, 1.0, "diversity"), suffix))
+    return numbers
+
+
+def _spread(responses: Sequence[Any], suffix: str) -> Numbers:
+    size = _DIVERSITY_RESPONSES
+    groups = [responses[i : i + size] for i in range(0, len(responses), size)]
+    return diversity([[each.tokens for each in group] for group in groups], suffix)

@@ -1,0 +1,279 @@
+"""Batches of reinforcement learning: the policy's own responses, scored and turned into advantages.
+
+An iteration samples once and passes over what it got `epochs` times in `minibatches` updates each.
+What is held between two steps (the rollouts, the KL coefficient) is part of the checkpoint, and
+randomness depends on (seed, purpose, iteration) alone, so a killed run goes on with the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fourstage import tasks as checkers
+from fourstage.data.batch import Batch, Example
+from fourstage.evaluation.alignment import reward_rows
+from fourstage.evaluation.responses import Response
+from fourstage.evaluation.scoring import scores, trained_logprobs, trained_values
+from fourstage.generation.engine import Engine
+from fourstage.generation.sampling import Sampling
+from fourstage.model.actor_critic import ActorCritic
+from fourstage.model.transformer import Transformer
+from fourstage.objectives.advantages import (
+    explained_variance,
+    gae,
+    group_advantages,
+    rewards_with_kl,
+    spread,
+    whiten,
+)
+from fourstage.objectives.kl import AdaptiveKL, k1
+from fourstage.randomness import permutation, seed_for
+from fourstage.recipe import RL
+from fourstage.tasks import Task
+from fourstage.training.contracts import Source
+
+if TYPE_CHECKING:
+    from fourstage.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Players:
+    """The models of reinforcement learning; only `trained` changes.
+
+    Attributes:
+        trained: the policy, and for PPO the critic.
+        reference: the policy as it was before the first update.
+        reward_model: scores a response; its mean and deviation are applied here.
+    """
+
+    trained: ActorCritic
+    reference: Transformer
+    reward_model: Transformer
+
+
+class RolloutSource:
+    """Answers step s with a minibatch of iteration `s // (epochs * minibatches)`.
+
+    Args:
+        tasks: the prompts to respond to, walked through in a fresh permutation each epoch.
+        section: `rl` of a resolved recipe.
+        mix: pretraining text for PPO-ptx, one batch of it beside each minibatch.
+    """
+
+    def __init__(
+        self,
+        players: Players,
+        tokenizer: Tokenizer,
+        tasks: Sequence[Task],
+        section: RL,
+        seed: int,
+        mix: Source | None = None,
+    ):
+        self.players = players
+        self.tokenizer = tokenizer
+        self.tasks = list(tasks)
+        self.prompts = [tokenizer.chat_prompt(task.prompt) for task in self.tasks]
+        self.section = section
+        self.seed = seed
+        self.mix = mix
+        self.kl = AdaptiveKL(section.kl_coefficient, section.kl_target, section.kl_horizon)
+        self.iteration = -1
+        self.rollouts: Batch | None = None
+        self.numbers: dict[str, float] = {}
+
+    @property
+    def updates(self) -> int:
+        """Steps of one iteration."""
+        return self.section.epochs * self.section.minibatches
+
+    def batch(self, step: int) -> Batch:
+        """The minibatch of a step; the first step of an iteration samples it first."""
+        iteration, update = divmod(step, self.updates)
+        if iteration != self.iteration or self.rollouts is None:
+            self.rollouts = self.roll(iteration)
+            self.iteration = iteration
+        epoch, number = divmod(update, self.section.minibatches)
+        order = permutation(len(self.rollouts.lengths), self.seed, "minibatches", iteration, epoch)
+        part = np.array_split(order, self.section.minibatches)[number]
+        minibatch = self.rollouts.select(part.tolist())
+        return with_text(minibatch, self.mix.batch(step)) if self.mix else minibatch
+
+    def roll(self, iteration: int) -> Batch:
+        """Samples, scores and values the responses of an iteration."""
+        chosen = self._chosen(iteration)
+        responses = self._respond(chosen, iteration)
+        batch = as_batch(responses)
+        reward_scores = self._scores(responses)
+        batch.documents["scores"] = reward_scores
+        self._add_logprobs(batch, responses)
+        gap = k1(batch.streams["old_logprobs"], batch.streams["ref_logprobs"])
+        kl = float(gap.sum()) / len(responses)
+        self.numbers = {
+            "iteration": iteration,
+            "reward": float(reward_scores.mean()),
+            "kl": kl,
+            "kl_coefficient": self.kl.coefficient,
+            "length": float(np.mean([len(each.tokens) for each in responses])),
+            "finished": float(np.mean([self._ended(each) for each in responses])),
+        }
+        golds = [
+            checkers.gold(self.tasks[i], r.text) for i, r in self._checkable(chosen, responses)
+        ]
+        if golds:  # measured and written down; nothing reads it
+            self.numbers["gold"] = float(np.mean(golds))
+        if self.section.algorithm == "grpo":
+            self._add_group_advantages(batch, reward_scores)
+        else:
+            self._add_advantages(batch, reward_scores)
+        self.kl.update(kl, len(responses))
+        return batch
+
+    def _chosen(self, iteration: int) -> list[int]:
+        """Indices of the tasks of an iteration, each `group` times in a row."""
+        count = self.section.rollout_batch // self.section.group
+        found = []
+        for place in range(iteration * count, (iteration + 1) * count):
+            epoch, index = divmod(place, len(self.tasks))
+            order = permutation(len(self.tasks), self.seed, "prompts", epoch)
+            found += [int(order[index])] * self.section.group
+        return found
+
+    def _respond(self, chosen: Sequence[int], iteration: int) -> list[Response]:
+        """One response to each chosen prompt, at the temperature and from the whole distribution:
+        a truncated one would bias the probability ratio."""
+        section = self.section
+        sampling = Sampling(
+            temperature=section.temperature,
+            max_new_tokens=section.max_new_tokens,
+            stop_ids=self.tokenizer.stop_ids,
+        )
+        seeds = [seed_for(self.seed, "rollout", iteration, i) for i in range(len(chosen))]
+        prompts = [self.prompts[i] for i in chosen]
+        policy = self.players.trained.policy
+        done = Engine(policy, max_batch=section.rollout_batch).generate(prompts, sampling, seeds)
+        return [
+            Response(
+                tuple(prompt),
+                tuple(each.tokens),
+                self.tokenizer.decode(each.tokens),
+                each.finish == "stop",
+                each.logprobs,
+            )
+            for prompt, each in zip(prompts, done, strict=True)
+        ]
+
+    def _ended(self, response: Response) -> bool:
+        """Whether the response ended its turn; the end of a document is no end of a turn."""
+        return bool(response.tokens) and response.tokens[-1] == self.tokenizer.end_of_turn
+
+    def _scores(self, responses: Sequence[Response]) -> Tensor:
+        """[responses] `(score - reward_mean) / reward_std`; without an end, the penalty instead."""
+        found = scores(self.players.reward_model, reward_rows(self.tokenizer, responses))
+        ended = np.array([self._ended(each) for each in responses])
+        return torch.from_numpy(np.where(ended, found, self.section.missing_end_penalty)).float()
+
+    def _checkable(
+        self, chosen: Sequence[int], responses: Sequence[Response]
+    ) -> list[tuple[int, Response]]:
+        pairs = zip(chosen, responses, strict=True)
+        return [(i, each) for i, each in pairs if self.tasks[i].facts.get("checker")]
+
+    def _add_logprobs(self, batch: Batch, responses: Sequence[Response]) -> None:
+        """Log-probabilities under the policy now, the reference, and as they were drawn."""
+        temperature, streams = self.section.temperature, batch.streams
+        policy = self.players.trained.policy
+        streams["old_logprobs"] = trained_logprobs(policy, batch, temperature)
+        streams["ref_logprobs"] = trained_logprobs(self.players.reference, batch, temperature)
+        drawn = torch.from_numpy(np.concatenate([each.logprobs for each in responses]))
+        trained = streams["loss_weights"] != 0
+        streams["rollout_logprobs"] = torch.zeros(batch.cells).masked_scatter(
+            trained, drawn.float()
+        )
+
+    def _add_group_advantages(self, batch: Batch, reward_scores: Tensor) -> None:
+        """GRPO: each response against the others to its prompt; the KL is in the loss."""
+        group = torch.arange(len(reward_scores)) // self.section.group
+        advantages = group_advantages(reward_scores, group)
+        weights = batch.streams["loss_weights"]
+        batch.streams["advantages"] = spread(advantages, batch.lengths, weights)
+
+    def _add_advantages(self, batch: Batch, reward_scores: Tensor) -> None:
+        """PPO: the KL in the reward, advantages by GAE, whitened after the returns were taken."""
+        section, streams, lengths = self.section, batch.streams, batch.lengths
+        weights = streams["loss_weights"]
+        values = trained_values(self.players.trained.critic, batch)
+        rewards = rewards_with_kl(
+            reward_scores,
+            streams["old_logprobs"],
+            streams["ref_logprobs"],
+            weights,
+            lengths,
+            self.kl.coefficient,
+        )
+        advantages, returns = gae(rewards, values, weights, lengths, section.gamma, section.lam)
+        streams["rewards"], streams["old_values"], streams["returns"] = rewards, values, returns
+        streams["advantages"] = whiten(advantages, weights)
+        self.numbers["explained_variance"] = explained_variance(values, returns, weights)
+
+    def metrics(self) -> dict[str, float]:
+        """Means of the newest rollouts: reward (the proxy), gold, KL in nats a response."""
+        return dict(self.numbers)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "iteration": self.iteration,
+            "kl": self.kl.state(),
+            "numbers": self.numbers,
+            "rollouts": self.rollouts.state() if self.rollouts is not None else None,
+            "mix": self.mix.state() if self.mix else {},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.iteration = int(state["iteration"])
+        self.kl.restore(state["kl"])
+        self.numbers = dict(state["numbers"])
+        held = state["rollouts"]
+        self.rollouts = Batch.from_state(held) if held is not None else None
+        if self.mix:
+            self.mix.restore(state["mix"])
+
+
+def as_batch(responses: Sequence[Response]) -> Batch:
+    """Prompt and response as one document each; the response's tokens alone are trained."""
+    examples = []
+    for each in responses:
+        tokens = np.array([*each.prompt, *each.tokens], np.int64)
+        examples.append(Example(tokens, np.arange(len(tokens)) >= len(each.prompt)))
+    batch = Batch.language(examples)
+    batch.documents["prompt_tokens"] = torch.tensor([len(each.prompt) for each in responses])
+    return batch
+
+
+def with_text(minibatch: Batch, text: Batch) -> Batch:
+    """The minibatch with documents of pretraining text behind it, which `mix_weights` mark.
+
+    Every other stream, and the numbers a document has, are zero on them.
+    """
+    cells, documents = text.cells, len(text.lengths)
+    streams = {
+        name: torch.cat([stream, stream.new_zeros(cells)])
+        for name, stream in minibatch.streams.items()
+    }
+    own = torch.zeros(minibatch.cells)
+    streams["mix_weights"] = torch.cat([own, text.streams["loss_weights"]])
+    return Batch(
+        torch.cat([minibatch.tokens, text.tokens]),
+        (*minibatch.lengths, *text.lengths),
+        torch.cat([minibatch.targets, text.targets]),
+        streams,
+        {
+            name: torch.cat([values, values.new_zeros(documents)])
+            for name, values in minibatch.documents.items()
+        },
+    )
