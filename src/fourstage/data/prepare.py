@@ -128,15 +128,26 @@ class Preparation:
             told["tokenizer"] = files.sha256_folder(self.run / "tokenizer")
         return files.sha256_json(told)
 
+    def is_current(self, step: str) -> bool:
+        """Whether `step` (tokenizer, or a stage) was finished from the inputs there are now."""
+        if step == "tokenizer":
+            source = tokenizer_source(self.recipe)
+            key = self._key(step, self._tokenizer_inputs(source))
+            return self.prepared.is_done(step, key) and bool(source or self._has_wanted_size())
+        if not (self.run / "tokenizer" / "tokenizer.json").exists():
+            return False
+        inputs = self.materials.text_inputs() if step == "pretrain" else self.materials.inputs(step)
+        return self.prepared.is_done(step, self._key(step, inputs))
+
     def tokenizer(self) -> None:
         """Trains or adopts the tokenizer, unless the run has that one.
 
         Instructions added later leave the vocabulary, and what was trained with it, as it is.
         """
+        if self.is_current("tokenizer"):
+            return
         source = tokenizer_source(self.recipe)
         key = self._key("tokenizer", self._tokenizer_inputs(source))
-        if self.prepared.is_done("tokenizer", key) and (source or self._has_wanted_size()):
-            return
         texts = None if source else self.materials.counted_texts()
         exact = self.exact and self.recipe.data.pretrain != "world"
         tokenizer, report = make_tokenizer(self.recipe, source, texts, exact, self.say)

@@ -7,6 +7,7 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +102,17 @@ def raw_hashes(raw: Iterable[RawFile]) -> dict[str, str]:
     hashes = {}
     for file in raw:
         try:
-            hashes[file.name] = files.sha256_file(file.path)
+            state = file.path.stat()
+            hashes[file.name] = _hash(file.path, state.st_size, state.st_mtime_ns)
         except OSError as error:
             raise InputError(f"cannot read {file.path}: {error.strerror}") from error
     return hashes
+
+
+@lru_cache(maxsize=65536)
+def _hash(path: Path, size: int, changed: int) -> str:
+    """Of a file as it is now; a run asks for it once a stage, and it may be large."""
+    return files.sha256_file(path)
 
 
 def read_bytes(file: RawFile) -> bytes:

@@ -16,4 +16,11 @@ def run(recipe: Recipe, out: Path, **options: Any) -> None:
     run_stages(recipe, out, **options)
 
 
-__all__ = ["run"]
+def prepare(recipe: Recipe, out: Path, **options: Any) -> None:
+    """Prepares the data of a recipe in the folder `out`; see `fourstage.pipeline.runner.prepare`."""
+    from fourstage.pipeline.runner import prepare as prepare_data
+
+    prepare_data(recipe, out, **options)
+
+
+__all__ = ["prepare", "run"]

@@ -69,7 +69,7 @@ def _decide(
     if parents_again:
         return Decision(stage, "repeat", f"{' and '.join(parents_again)} is run again")
     if record.get("status") == "preparing" and not (folder / RESULTS).exists():
-        return Decision(stage, "continue")
+        return Decision(stage, "start")
     if not record.get("inputs"):
         return Decision(stage, "repeat", "run.json does not say what it was made from")
     changed = differences(record["inputs"], inputs(stage))

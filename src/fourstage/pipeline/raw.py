@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from fourstage.data.reading import find_files, raw_hashes
 from fourstage.errors import InputError
@@ -68,17 +69,24 @@ def _shown(paths: str | list[str]) -> str:
 
 
 def data_key(recipe: Recipe, stage: str, hashes: Hashes) -> str:
-    """Hash of all that decides a stage's data: where it comes from, by content, and how much."""
+    """Hash of all that decides a stage's data: where it comes from, by content, and how much.
+
+    Args:
+        recipe: resolved, so that amounts and lengths are known.
+    """
     data, part = recipe.data, PARTS[stage]
     origin = data.origin(part)
-    told: dict = {"origin": origin, "validation": data.validation}
+    told: dict[str, Any] = {"origin": origin}
+    if stage == "pretrain":
+        told |= {"world": recipe.world.model_dump()} if origin == "world" else {}
+    else:
+        told["most"] = [recipe.model.context, recipe.rl.max_new_tokens]
     if stage in _AMOUNTS and origin != "files":
         told["amount"] = getattr(data, _AMOUNTS[stage])
+    if origin != "world":
+        told |= {"key": data.key, "validation": data.validation}
     if origin == "files":
-        told |= {"files": sorted(hashes.get(part, {}).values()), "key": data.key}
-    if origin == "made" or (stage == "pretrain" and origin == "files"):
+        told["files"] = sorted(hashes.get(part, {}).values())
+    if origin == "made" or stage == "pretrain":
         told |= {"text": sorted(hashes.get("pretrain", {}).values()), "cut": data.document}
-        told["key"] = data.key
-    if origin == "world":
-        told["world"] = recipe.world.model_dump() if stage == "pretrain" else None
     return sha256_json(told)

@@ -7,6 +7,7 @@ import importlib
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 
 from fourstage.devices import resolve_device
 from fourstage.errors import FourstageError, InputError, Interrupted
-from fourstage.files import read_json, write_json, write_text
+from fourstage.files import explained, read_json, write_json, write_text
 from fourstage.parallel.group import Group
 from fourstage.pipeline import raw
 from fourstage.pipeline.datasets import Datasets
@@ -57,13 +58,41 @@ def run(
         MachineError: the machine failed; what was finished stays.
         Interrupted: a signal came; what was done is saved.
     """
+    with _opened(recipe, Path(out), say) as runner:
+        runner.go([only] if only else needed(recipe), redo)
+
+
+def prepare(
+    recipe: Recipe,
+    out: Path,
+    *,
+    redo: bool = False,
+    only: str | None = None,
+    say: Say = print,
+) -> None:
+    """Prepares the tokenizer and the data that need no trained model; trains nothing.
+
+    Args:
+        only: "tokenizer", or the data of one stage.
+
+    Raises:
+        InputError: the run is in use, or its data are missing, unreadable, malformed or too small.
+    """
+    with _opened(recipe, Path(out), say) as runner:
+        stages = [only] if only in STAGES else [] if only else needed(recipe)
+        runner.prepare(stages, redo)
+
+
+@contextlib.contextmanager
+def _opened(recipe: Recipe, out: Path, say: Say) -> Iterator[Runner]:
+    """The run, locked against other processes, with signals taken as interruptions."""
     device = resolve_device(recipe.device)
     group = Group.from_environment(device)
     speak = say if group.writes else lambda line: None
     lock = locked(out) if group.writes else contextlib.nullcontext()
     try:
         with lock, _signals_are_interruptions(out):
-            Runner(recipe, Path(out), group, speak).go([only] if only else needed(recipe), redo)
+            yield Runner(recipe, out, group, speak)
     finally:
         group.close()
 
@@ -111,14 +140,8 @@ class Runner:
 
     def go(self, stages: list[str], redo: bool) -> None:
         """Works on `stages`, in order."""
-        self._check_outside(stages)
         chain = [stage for stage in STAGES if stage in self._with_ancestors(stages)]
-        self.hashes = raw.hashes_of(self.recipe, chain)
-        if not redo:
-            old = self._recipe_before()
-            raw.check_unchanged(self.lineage.content.get("raw", {}), self.hashes, old, self.recipe)
-        self._keep_threads()
-        self.datasets = Datasets(self.recipe, self.folder, self.lineage, self.hashes, self.say)
+        self._open_data(stages, chain, redo)
         decisions = decide(self.folder, self.recipe, chain, self.lineage, self.inputs)
         self._require_ancestors(stages, decisions)
         self._announce(stages, decisions)
@@ -128,12 +151,44 @@ class Runner:
             self._make_room({stage: decisions[stage] for stage in stages})
             self.lineage.content["raw"] = self.lineage.content.get("raw", {}) | self.hashes
             self.lineage.write()
+        working = [stage for stage in stages if decisions[stage].action != "keep"]
+        for stage in working:
+            self._prepare_early(stage)
         for stage in stages:
-            if decisions[stage].action == "keep":
-                self._keep(stage)
-            else:
+            if stage in working:
                 self._work(stage)
-        self._close(stages)
+            else:
+                self._keep(stage)
+        self._close()
+
+    def prepare(self, stages: list[str], redo: bool) -> None:
+        """Prepares the tokenizer and the data of `stages`, in order."""
+        self._open_data(stages, stages, redo)
+        for stage in stages:
+            if self.datasets.can_prepare(stage):
+                self._by_one(partial(self.datasets.prepare, stage))
+            else:
+                self.say(
+                    f"data for {stage}: made when it runs, since the chat model has a part in it"
+                )
+        self.say(f"what was kept and dropped: {self.folder / 'data' / 'report.json'}")
+
+    def _open_data(self, stages: list[str], chain: list[str], redo: bool) -> None:
+        """Checks models and raw data from outside, and sees that there is a tokenizer.
+
+        Raises:
+            InputError: a folder cannot play its role, or raw data changed under the run.
+        """
+        self._check_outside(stages)
+        self.hashes = raw.hashes_of(self.recipe, chain)
+        if not redo:
+            old = self._recipe_before()
+            raw.check_unchanged(self.lineage.content.get("raw", {}), self.hashes, old, self.recipe)
+        self._keep_threads()
+        self.datasets = Datasets(
+            self.recipe, self.folder, self.lineage, self.hashes, self.group.device, self.say
+        )
+        self._by_one(self.datasets.prepare_tokenizer)
 
     def _with_ancestors(self, stages: list[str]) -> set[str]:
         found = set(stages)
@@ -212,14 +267,13 @@ class Runner:
 
     def resolved(self, stage: str) -> Recipe:
         """The recipe with its open fields filled from what is known when `stage` begins."""
-        recipe, self.derived = self.datasets.resolved(stage)
+        recipe, self.derived = self.datasets.resolved()
         self.sections.setdefault(stage, recipe.to_dict()[stage])
         return recipe
 
     def inputs(self, stage: str) -> dict[str, Any] | None:
         """Everything that decides what comes out of a stage, by content."""
-        tokenizer, data = self.datasets.tokenizer_hash(), self.datasets.key(stage)
-        if tokenizer is None or not self.datasets.is_known(stage):
+        if not self.datasets.is_known(stage):
             return None
         parents = {
             role: self.lineage[parent].get("model", "")
@@ -228,10 +282,10 @@ class Runner:
         outside = outside_models(stage, self.recipe)
         parents |= {role: model_hash(folder) for role, folder in outside.items()}
         return {
-            "section": section_hash(self.datasets.resolved(stage)[0], stage),
+            "section": section_hash(self.datasets.resolved()[0], stage),
             "seed": self.recipe.seed,
-            "tokenizer": tokenizer,
-            "data": data,
+            "tokenizer": self.datasets.tokenizer_hash(),
+            "data": self.datasets.key(stage),
             "parents": parents,
         }
 
@@ -240,16 +294,19 @@ class Runner:
         if self.group.writes and self.lineage[stage].get("status") != "finished":
             self._finished(stage, read_json(self.folder / stage / RESULTS))
 
+    def _prepare_early(self, stage: str) -> None:
+        """Prepares what needs no model before anything is trained: a fault in the last stage's data
+        is told in the first minute."""
+        if self.datasets.can_prepare(stage):
+            with self._stage_clock(stage):
+                self._by_one(partial(self.datasets.prepare, stage))
+
     def _work(self, stage: str) -> None:
-        """Prepares a stage's data, trains and measures it, and records what it was made from."""
-        folder = self.folder / stage
-        if self.group.writes:
-            folder.mkdir(parents=True, exist_ok=True)
-            if not self.lineage[stage]:
-                self.lineage.begin(stage, {}, status="preparing")
-        clock = StageClock(folder)
-        try:
-            self._prepare(stage)
+        """Prepares what is still to be prepared, trains and measures, and records all of it."""
+        with self._stage_clock(stage) as clock:
+            if not self.datasets.can_prepare(stage):
+                chat_model = self._parents(stage)["from"]
+                self._by_one(partial(self.datasets.prepare, stage, chat_model))
             recipe = self.resolved(stage)
             self._describe(recipe)
             if self.group.writes:
@@ -258,7 +315,7 @@ class Runner:
                 recipe=recipe,
                 run=self.folder,
                 stage=stage,
-                folder=folder,
+                folder=self.folder / stage,
                 device=self.group.device,
                 tokenizer=self.datasets.tokenizer(),
                 parents=self._parents(stage),
@@ -267,29 +324,46 @@ class Runner:
                 group=self.group,
             )
             results = importlib.import_module(f"fourstage.stages.{stage}").run(context)
+            if self.group.writes:
+                self._finished(stage, results)
+                write_json(self.folder / stage / RESULTS, results)
+        self._read_again()
+        self.say(f"{stage}: done in {results['seconds']:.0f} s, {results['tokens']:,} tokens")
+
+    @contextlib.contextmanager
+    def _stage_clock(self, stage: str) -> Iterator[StageClock]:
+        """Counts what is done within as the stage's time; an end before its time is recorded."""
+        folder = self.folder / stage
+        if self.group.writes:
+            with explained(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            if not self.lineage[stage]:
+                self.lineage.begin(stage, {}, status="preparing")
+        clock = StageClock(folder)
+        try:
+            yield clock
         except (FourstageError, KeyboardInterrupt) as error:
             if self.group.writes and folder.is_dir():
                 clock.write(now=True)
-                status = "interrupted" if not isinstance(error, FourstageError) else "stopped"
-                self.lineage.note(stage, status=status, seconds=round(clock.seconds, 3))
+                stopped = isinstance(error, FourstageError) and not isinstance(error, Interrupted)
+                more = {"status": "stopped" if stopped else "interrupted"}
+                if self.lineage[stage].get("inputs"):
+                    self.lineage.note(stage, seconds=round(clock.seconds, 3), **more)
             raise
         if self.group.writes:
-            self._finished(stage, results)
-            write_json(folder / RESULTS, results)
-        self.group.any(False)
-        if not self.group.writes:
-            self.lineage = Lineage(self.folder)
-            self.datasets.lineage = self.lineage
-        self.say(f"{stage}: done in {results['seconds']:.0f} s, {results['tokens']:,} tokens")
+            clock.write(now=True)
 
-    def _prepare(self, stage: str) -> None:
+    def _by_one(self, prepare: Callable[[], None]) -> None:
         """One process prepares; the others wait, then read what it left."""
         if self.group.writes:
-            self.datasets.prepare(stage)
+            prepare()
+        self._read_again()
+
+    def _read_again(self) -> None:
+        """Waits for the process that writes; the others then see what it wrote."""
         self.group.any(False)
         if not self.group.writes:
-            self.lineage = Lineage(self.folder)
-            self.datasets.lineage = self.lineage
+            self.lineage = self.datasets.lineage = Lineage(self.folder)
 
     def _begin(self, stage: str) -> None:
         inputs = self.inputs(stage)
@@ -301,6 +375,7 @@ class Runner:
             device=self.group.device.type,
             processes=self.group.world_size,
             versions=versions(),
+            facts=self.datasets.noted_facts(stage),
         )
 
     def _parents(self, stage: str) -> dict[str, Path]:
@@ -330,11 +405,10 @@ class Runner:
         write_text(self.folder / "recipe.yaml", recipe_from(values).to_yaml())
         self.lineage.describe(recipe, self.group.device.type, self.derived)
 
-    def _close(self, stages: list[str]) -> None:
+    def _close(self) -> None:
         if not self.group.writes:
             return
         from fourstage.pipeline.summary import summarise
         from fourstage.reporting import build_report
 
-        page = build_report(self.folder)
-        summarise(self.folder, page, self.say)
+        summarise(self.folder, build_report(self.folder), self.say)

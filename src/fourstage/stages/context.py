@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,6 @@ from fourstage.files import read_json, write_json
 from fourstage.model.transformer import Transformer
 from fourstage.parallel.group import Group
 from fourstage.recipe import Recipe
-from fourstage.tasks import Task
 from fourstage.training.clock import StageClock
 from fourstage.training.contracts import Guard, Source
 from fourstage.training.settings import TrainSettings
@@ -118,22 +116,3 @@ class StageContext:
         """The model ready to respond, with the longest response the run allows."""
         longest = self.recipe.rl.max_new_tokens or model.config.context // 4
         return Chat(model, self.tokenizer, longest, self.seed)
-
-
-def read_rows(path: Path, most: int | None = None) -> list[dict[str, Any]]:
-    """The first rows of a file of JSON lines; none where there is no file."""
-    if not path.exists():
-        return []
-    rows = []
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            if most is not None and len(rows) == most:
-                break
-            if line.strip():
-                rows.append(json.loads(line))
-    return rows
-
-
-def read_tasks(path: Path, most: int | None = None) -> list[Task]:
-    """The first tasks of a file of JSON lines."""
-    return [Task.from_json(row) for row in read_rows(path, most)]

@@ -15,16 +15,14 @@ from torch import Tensor, nn
 from fourstage.data.batch import Batch
 from fourstage.data.sources import PairSource
 from fourstage.data.store import Store
+from fourstage.evaluation.alignment import reward_rows
 from fourstage.evaluation.estimates import Numbers
 from fourstage.evaluation.preferences import pair_accuracy
 from fourstage.evaluation.scoring import raw_scores
-from fourstage.generation.engine import Engine
-from fourstage.generation.sampling import Sampling
 from fourstage.model.layout import Layout
 from fourstage.model.transformer import Transformer
 from fourstage.objectives.bradley_terry import BradleyTerry
 from fourstage.objectives.objective import Objective
-from fourstage.randomness import seed_for
 from fourstage.stages.context import StageContext
 from fourstage.stages.datafiles import held_out_pairs, reference_rows
 from fourstage.stages.models import results, save, starting_model
@@ -102,7 +100,6 @@ def ends_in(token: int):
 def _watch(model: Transformer, store: Store) -> dict[str, float]:
     """Loss and accuracy on some held-out pairs, by their labels."""
     rows = [store[index].tokens for index in range(2 * min(_WATCHED, len(store) // 2))]
-    rows = [row for row in rows]
     scores = raw_scores(model, rows).reshape(-1, 2)
     gap = scores[:, 0] - scores[:, 1]
     return {
@@ -117,17 +114,11 @@ def _scale(context: StageContext, model: Transformer, chat_model: Transformer) -
     So demonstrations score 0 on average (InstructGPT, section 3.5), and a unit is what the policy's
     own responses vary by.
     """
-    tokenizer, recipe = context.tokenizer, context.recipe
-    prompts, rows = reference_rows(context, _REFERENCES)
-    mean = raw_scores(model, rows).mean()
-    sampling = Sampling(
-        temperature=recipe.rl.temperature,
-        max_new_tokens=context.chat(chat_model).max_new_tokens,
-        stop_ids=tokenizer.stop_ids,
-    )
-    prompts = [prompt for prompt in prompts if len(prompt) < chat_model.config.context]
-    seeds = [seed_for(context.seed, "reward scale", index) for index in range(len(prompts))]
-    drawn = Engine(chat_model).generate(prompts, sampling, seeds)
-    scores = raw_scores(model, reward_rows(tokenizer, prompts, [each.tokens for each in drawn]))
+    tasks, rows = reference_rows(context, _REFERENCES)
+    mean = raw_scores(model, rows).mean() if rows else 0.0
+    chat = context.chat(chat_model)
+    prompts = [task.prompt for task in chat.answerable(tasks)]
+    drawn = chat.respond(prompts, context.recipe.rl.temperature, "reward scale")
+    scores = raw_scores(model, reward_rows(context.tokenizer, drawn))
     std = float(scores.std()) if len(scores) > 1 and scores.std() > 0 else 1.0
     return Numbers().add("reward_mean", float(mean)).add("reward_std", std)

@@ -1,0 +1,200 @@
+"""The data of a run: prepared once, known by content, and what the rules may know of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fourstage.data import prepare
+from fourstage.data.fromtext import Sampler
+from fourstage.data.prepared import PreparedData
+from fourstage.files import sha256_folder
+from fourstage.pipeline import raw
+from fourstage.pipeline.lineage import Lineage, outside_models
+from fourstage.planning import DataFacts, Derived, resolve
+from fourstage.randomness import seed_for
+from fourstage.recipe import STAGES, Recipe
+
+if TYPE_CHECKING:
+    from fourstage.tokenizer import Tokenizer
+
+Say = Callable[[str], None]
+# The number the rules may know of a stage's data.
+_FACTS = {"pretrain": "pretrain_tokens", "sft": "sft_tokens", "reward": "comparisons"}
+
+
+class Datasets:
+    """Prepares the data of a recipe in its run, and resolves the recipe with what they hold.
+
+    Args:
+        hashes: part -> {file name: sha256} of the raw files.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: Path,
+        lineage: Lineage,
+        hashes: raw.Hashes,
+        device: torch.device,
+        say: Say,
+    ):
+        self.recipe, self.run, self.lineage, self.hashes = recipe, run, lineage, hashes
+        self.device, self.say = device, say
+        self._known: dict[str, float] = {}
+        self._tokenizer: Tokenizer | None = None
+
+    # What the rules may know
+
+    def facts(self) -> DataFacts:
+        """What is known now: sizes of the raw text, of what is prepared, and of the machine."""
+        for stage in STAGES:
+            self._learn(stage)
+        tokenizer = self.run / "tokenizer" / "tokenizer.json"
+        return DataFacts(
+            text_bytes=prepare.text_bytes(self.recipe),
+            vocab_size=self.tokenizer().vocab_size if tokenizer.exists() else None,
+            model=self._parent_shape(),
+            device=self.device.type,
+            memory_bytes=_memory_of(self.device),
+            **{_FACTS[stage]: int(number) for stage, number in self._known.items()},
+        )
+
+    def _learn(self, stage: str) -> None:
+        """Reads how much data `stage` has, from its store or from what run.json noted."""
+        if stage not in _FACTS or stage in self._known or self._is_endless(stage):
+            return
+        noted = self.lineage[stage].get("facts", {}).get(_FACTS[stage])
+        if self._is_prepared(stage):
+            store = PreparedData(self.run).store(stage, "train")
+            self._known[stage] = len(store) // 2 if stage == "reward" else store.tokens_total
+        elif noted is not None and self._is_the_same(stage):
+            self._known[stage] = noted
+
+    def _is_endless(self, stage: str) -> bool:
+        """Whether the recipe says how much data there is, since the world has any amount."""
+        return self.recipe.data.origin(raw.PARTS[stage]) == "world"
+
+    def _is_prepared(self, stage: str) -> bool:
+        recipe = resolve(self.recipe, self._first_facts())[0]
+        return prepare.Preparation(recipe, self.run, _quiet).is_current(stage)
+
+    def _is_the_same(self, stage: str) -> bool:
+        """Whether `stage` was made from these very inputs, though its data are gone."""
+        return self.lineage[stage].get("inputs", {}).get("data") == self.key(stage)
+
+    def _first_facts(self) -> DataFacts:
+        """What is known before anything is prepared: all that preparation itself depends on."""
+        return DataFacts(text_bytes=prepare.text_bytes(self.recipe), model=self._parent_shape())
+
+    def _parent_shape(self) -> Any:
+        from fourstage.interchange import load_config
+
+        for stage in STAGES:
+            folder = outside_models(stage, self.recipe).get("from")
+            if folder is not None:
+                return load_config(folder)
+        return None
+
+    def resolved(self) -> tuple[Recipe, list[Derived]]:
+        """The recipe with its open fields filled, and each filled value with its rule."""
+        return resolve(self.recipe, self.facts())
+
+    def noted_facts(self, stage: str) -> dict[str, float]:
+        """What run.json keeps, so that a finished stage is known for itself without its data."""
+        return {_FACTS[stage]: self._known[stage]} if stage in self._known else {}
+
+    # What a stage is made from
+
+    def key(self, stage: str) -> str:
+        """Hash of all that decides the data of `stage`."""
+        return raw.data_key(resolve(self.recipe, self._first_facts())[0], stage, self.hashes)
+
+    def is_known(self, stage: str) -> bool:
+        """Whether the recipe can be resolved for `stage` as it will be when it runs."""
+        self._learn(stage)
+        return stage not in _FACTS or self._is_endless(stage) or stage in self._known
+
+    def tokenizer_hash(self) -> str:
+        return sha256_folder(self.run / "tokenizer")
+
+    def tokenizer(self) -> Tokenizer:
+        if self._tokenizer is None:
+            self._tokenizer = PreparedData.open(self.run).tokenizer()
+        return self._tokenizer
+
+    # Preparing
+
+    def prepare_tokenizer(self) -> None:
+        """Trains or adopts the tokenizer, unless the run has it.
+
+        Raises:
+            InputError: data missing or unreadable, or a vocabulary too large for the text.
+        """
+        recipe = resolve(self.recipe, self._first_facts())[0]
+        asked = self.recipe.tokenizer.vocab_size is not None
+        prepare.prepare_tokenizer(recipe, self.run, self.say, exact=asked)
+        self._tokenizer = None
+
+    def can_prepare(self, stage: str) -> bool:
+        """Whether `stage` needs no model for its data: comparisons made from the text do."""
+        return stage != "reward" or self.recipe.data.origin("preferences") != "made"
+
+    def prepare(self, stage: str, chat_model: Path | None = None) -> None:
+        """Prepares the data of one stage, unless they are there.
+
+        Args:
+            chat_model: answers the instructions of comparisons that are made from the text.
+
+        Raises:
+            InputError: data missing, unreadable, malformed or too small.
+        """
+        self._known.pop(stage, None)
+        recipe = resolve(self.recipe, self._first_facts())[0]
+        if stage == "reward":
+            sampler = None if self.can_prepare(stage) else self._sampler(recipe, chat_model)
+            prepare.prepare_reward(recipe, self.run, self.say, sampler)
+            return
+        by_stage = {
+            "pretrain": prepare.prepare_pretrain,
+            "sft": prepare.prepare_sft,
+            "rl": prepare.prepare_rl,
+        }
+        by_stage[stage](recipe, self.run, self.say)
+
+    def _sampler(self, recipe: Recipe, folder: Path | None) -> Sampler | None:
+        """Answers prompts with the chat model at temperature 1, loaded when first asked."""
+        if folder is None:
+            return None
+        engines = []
+
+        def sample(prompts: list[str]) -> list[str]:
+            from fourstage.generation.engine import Engine
+            from fourstage.generation.sampling import Sampling
+            from fourstage.interchange import load_model
+
+            if not engines:
+                engines.append(Engine(load_model(folder, self.device).eval()))
+            tokenizer = self.tokenizer()
+            most = recipe.rl.max_new_tokens or 64
+            sampling = Sampling(1.0, max_new_tokens=most, stop_ids=tokenizer.stop_ids)
+            rows = [tokenizer.chat_prompt(prompt) for prompt in prompts]
+            seeds = [seed_for(recipe.seed, "compared", prompt) for prompt in prompts]
+            done = engines[0].generate(rows, sampling, seeds)
+            return [tokenizer.decode(each.tokens) for each in done]
+
+        return sample
+
+
+def _memory_of(device: torch.device) -> float | None:
+    """Bytes of memory of one accelerator; None where the rules do not plan with it."""
+    if device.type != "cuda":
+        return None
+    return float(torch.cuda.get_device_properties(device).total_memory)
+
+
+def _quiet(line: str) -> None:
+    """Says nothing: a look at what is prepared is no news."""
