@@ -8,6 +8,12 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+
+from fourstage.errors import InputError, Interrupted
+from fourstage.model.config import ModelConfig
+from fourstage.model.transformer import Transformer
+from fourstage.training.checkpoint import Checkpoints
+from fourstage.training.metrics import Rows, read_rows
 from training_support import (
     BufferSource,
     KillsItself,
@@ -18,12 +24,6 @@ from training_support import (
     trainer,
     weights_of,
 )
-
-from fourstage.errors import InputError, Interrupted
-from fourstage.model.config import ModelConfig
-from fourstage.model.transformer import Transformer
-from fourstage.training.checkpoint import Checkpoints
-from fourstage.training.metrics import Rows, read_rows
 
 TESTS = Path(__file__).parent
 

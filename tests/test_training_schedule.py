@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from fourstage.errors import InputError
@@ -19,7 +21,7 @@ def test_decay_starts_at_the_peak_never_rises_and_ends_at_the_final_fraction(sch
     ]
     assert factors[0] == 1.0
     assert factors[-1] == pytest.approx(0.1)
-    assert all(a >= b for a, b in zip(factors, factors[1:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(factors))
 
 
 def test_known_values():

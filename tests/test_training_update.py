@@ -2,6 +2,14 @@ import math
 
 import pytest
 import torch
+
+from fourstage.model.actor_critic import ActorCritic
+from fourstage.objectives.next_token import NextToken
+from fourstage.parallel.group import Group
+from fourstage.training.guards import NotFinite
+from fourstage.training.metrics import read_rows
+from fourstage.training.optimiser import MovingAverage, Optimiser
+from fourstage.training.update import Update
 from training_support import (
     TinySource,
     same_bits,
@@ -11,14 +19,6 @@ from training_support import (
     trainer,
     weights_of,
 )
-
-from fourstage.model.actor_critic import ActorCritic
-from fourstage.objectives.next_token import NextToken
-from fourstage.parallel.group import Group
-from fourstage.training.guards import NotFinite
-from fourstage.training.metrics import read_rows
-from fourstage.training.optimiser import MovingAverage, Optimiser
-from fourstage.training.update import Update
 
 
 def update_of(model, **changed):

@@ -113,7 +113,9 @@ def test_determined_spans_hold_words_that_stand_above_or_follow_from_it(document
                 assert word in document.text[:start]
 
 
-@given(st.integers(0, 10**6), st.sampled_from(sorted(INSTRUCTIONS)), st.sampled_from(["full", "short"]))
+@given(
+    st.integers(0, 10**6), st.sampled_from(sorted(INSTRUCTIONS)), st.sampled_from(["full", "short"])
+)
 @settings(max_examples=200, deadline=None)
 def test_right_answers_are_right_and_spoilt_ones_wrong(seed, kind, form):
     rng = random.Random(seed)

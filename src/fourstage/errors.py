@@ -13,7 +13,7 @@ class FourstageError(Exception):
 
 
 class InputError(FourstageError, ValueError):
-    """The input was wrong: each fault is one line that says what, where and what to write instead."""
+    """The input was wrong: each fault is a line that says what, where and what to write instead."""
 
     exit_code = 2
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ _FAULTS = {
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Generator[None]:
     """Turns the operating system's refusal to write `path` into one clear line.
 
     Raises:
@@ -83,8 +83,8 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yields a sibling folder to fill; on success it takes the place of `path`, on failure it goes."""
+def atomic_folder(path: Path) -> Generator[Path]:
+    """Yields a folder to fill; it takes the place of `path` on success, and goes on failure."""
     aside = path.with_name(f".{path.name}.partial")
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)

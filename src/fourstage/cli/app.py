@@ -95,7 +95,7 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
 
 def _usage_fault(name: str, command: object, error: Exception) -> str:
     """One line for a usage error: typer's message, and the nearest option where one is unknown."""
-    message = " ".join(str(error.format_message()).split()).rstrip(".")  # type: ignore[attr-defined]
+    message = " ".join(str(error.format_message()).split()).rstrip(".")  # ty: ignore
     message = message[:1].lower() + message[1:]
     unknown = getattr(error, "option_name", None)
     if unknown:

@@ -113,7 +113,7 @@ def _by_rightness(
     scores: np.ndarray,
     golds: np.ndarray,
 ) -> Numbers:
-    """Share of pairs in gold's order where one answer is right and the other wrong, or both right."""
+    """Share in gold's order of pairs with one right answer, and of pairs with two."""
     right = np.array(
         [
             [checkers.success(task, pair["chosen"]), checkers.success(task, pair["rejected"])]
@@ -129,7 +129,7 @@ def _by_rightness(
 
 
 def calibration(scores: np.ndarray, bins: int = 10) -> list[list[float]]:
-    """[predicted, observed] preference in equal-sized bins: `scores` [pairs, 2], the chosen first."""
+    """[predicted, observed] preference in equal bins; `scores` [pairs, 2], the chosen first."""
     gap = scores[:, 0] - scores[:, 1]
     predicted = 1 / (1 + np.exp(-np.abs(gap)))
     observed = (np.sign(gap) + 1) / 2

@@ -114,7 +114,7 @@ def from_huggingface(raw: Mapping[str, Any], where: str) -> tuple[ModelConfig, H
             kv_heads=heads if kv_heads is None else _whole(fields, "num_key_value_heads", where),
             mlp_width=_whole(fields, "intermediate_size", where),
             context=_whole(fields, "max_position_embeddings", where),
-            head_width=None if fields["head_dim"] is None else _whole(fields, "head_dim", where),
+            head_width=0 if fields["head_dim"] is None else _whole(fields, "head_dim", where),
             rope_theta=float(_rope(raw).get("rope_theta") or raw.get("rope_theta") or 10000.0),
             norm_eps=float(fields["rms_norm_eps"]),
             activation="relu2" if fields["hidden_act"] == "relu" else "swiglu",

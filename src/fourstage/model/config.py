@@ -15,6 +15,8 @@ Activation = Literal["swiglu", "relu2"]
 class ModelConfig:
     """A decoder-only transformer: RMSNorm, RoPE, grouped-query attention, a gated or squared MLP.
 
+    A `head_width` of 0 is width / heads.
+
     Raises:
         InputError: the sizes do not fit one another.
     """
@@ -26,7 +28,7 @@ class ModelConfig:
     kv_heads: int
     mlp_width: int
     context: int
-    head_width: int | None = None
+    head_width: int = 0
     rope_theta: float = 10000.0
     norm_eps: float = 1e-6
     activation: Activation = "swiglu"
@@ -35,7 +37,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         faults = []
-        if self.head_width is None:
+        if self.head_width == 0:
             if self.width % self.heads:
                 faults.append(
                     f"model.width={self.width} is not a multiple of model.heads={self.heads}: "
@@ -47,7 +49,7 @@ class ModelConfig:
                 f"model.heads={self.heads} is not a multiple of model.kv_heads={self.kv_heads}: "
                 f"write kv_heads={self.heads}"
             )
-        if not self.head_width or self.head_width % 2:
+        if self.head_width < 2 or self.head_width % 2:
             faults.append(
                 f"model.head_width={self.head_width} is not even: rotary positions turn pairs"
             )

@@ -105,7 +105,7 @@ class _ToBuckets(torch.autograd.Function):
         return flat.index_select(0, gather)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx, gradient: Tensor):  # ty: ignore[incompatible-method-override]
         (scatter,) = ctx.saved_tensors
         return gradient.index_select(0, scatter), None, None
 
@@ -120,7 +120,7 @@ class _FromBuckets(torch.autograd.Function):
         return padded.index_select(0, scatter)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx, gradient: Tensor):  # ty: ignore[incompatible-method-override]
         (scatter,) = ctx.saved_tensors
         padded = gradient.new_zeros(ctx.cells, *gradient.shape[1:])
         return padded.index_copy_(0, scatter, gradient), None

@@ -100,7 +100,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """SwiGLU `down(silu(gate x) * up x)` (Shazeer, 2020) or `down(relu(up x)^2)` (So et al., 2021)."""
+    """`down(silu(gate x) * up x)` (Shazeer, 2020), `down(relu(up x)^2)` (So et al., 2021)."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -224,7 +224,7 @@ class Transformer(nn.Module):
         weight.copy_(drawn * std)
 
     def with_scalar_head(self, seed: int) -> Transformer:
-        """A copy of the body with a new scalar head, N(0, 1/sqrt(width + 1)) (Stiennon et al., 2020)."""
+        """A copy of the body, a new scalar head: N(0, 1/sqrt(width + 1)) (Stiennon, 2020)."""
         scorer = Transformer(self.config, head="scalar")
         scorer.initialise(seed)
         scorer.model.load_state_dict(self.model.state_dict())

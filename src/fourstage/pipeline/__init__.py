@@ -17,7 +17,7 @@ def run(recipe: Recipe, out: Path, **options: Any) -> None:
 
 
 def prepare(recipe: Recipe, out: Path, **options: Any) -> None:
-    """Prepares the data of a recipe in the folder `out`; see `fourstage.pipeline.runner.prepare`."""
+    """Prepares the data of a recipe in the folder `out`; see `pipeline.runner.prepare`."""
     from fourstage.pipeline.runner import prepare as prepare_data
 
     prepare_data(recipe, out, **options)

@@ -128,7 +128,8 @@ class Lineage:
             known = content["format"] <= FORMAT and isinstance(content["stages"], dict)
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{self.path} is unreadable ({error}): restore it, or give another folder with --out"
+                f"{self.path} is unreadable ({error}): restore it, or give another folder "
+                "with --out"
             ) from error
         if not known:
             raise InputError(f"{self.path} was written by a later version: update fourstage")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ NAME = ".lock"
 
 
 @contextmanager
-def locked(run: Path) -> Iterator[None]:
+def locked(run: Path) -> Generator[None]:
     """Holds the run's folder, which is made where it is missing.
 
     Raises:

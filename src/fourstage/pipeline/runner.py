@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -84,7 +84,7 @@ def prepare(
 
 
 @contextlib.contextmanager
-def _opened(recipe: Recipe, out: Path, say: Say) -> Iterator[Runner]:
+def _opened(recipe: Recipe, out: Path, say: Say) -> Generator[Runner]:
     """The run, locked against other processes, with signals taken as interruptions."""
     device = resolve_device(recipe.device)
     group = Group.from_environment(device)
@@ -98,7 +98,7 @@ def _opened(recipe: Recipe, out: Path, say: Say) -> Iterator[Runner]:
 
 
 @contextlib.contextmanager
-def _signals_are_interruptions(out: Path) -> Iterator[None]:
+def _signals_are_interruptions(out: Path) -> Generator[None]:
     """Outside of training a signal stops at once: what is finished is on the disk already."""
     words = f"stopped; run the same command again to go on (what is done stands in {out})"
 
@@ -331,7 +331,7 @@ class Runner:
         self.say(f"{stage}: done in {results['seconds']:.0f} s, {results['tokens']:,} tokens")
 
     @contextlib.contextmanager
-    def _stage_clock(self, stage: str) -> Iterator[StageClock]:
+    def _stage_clock(self, stage: str) -> Generator[StageClock]:
         """Counts what is done within as the stage's time; an end before its time is recorded."""
         folder = self.folder / stage
         if self.group.writes:
@@ -392,7 +392,7 @@ class Runner:
         )
 
     def _describe(self, recipe: Recipe) -> None:
-        """Writes the recipe as it is resolved so far; new derived values are told with their rule."""
+        """Writes the recipe as it is resolved so far; tells new derived values with their rule."""
         if not self.group.writes:
             return
         told = {item["key"] for item in self.lineage.content.get("derived", [])}

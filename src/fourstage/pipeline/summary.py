@@ -1,4 +1,4 @@
-"""What a run came to, in a few lines: each stage's numbers against their ceilings, and what next."""
+"""What a run came to: each stage's numbers against their ceilings, and what to do next."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class RowTokens:
-    """Tokens of a row: a document, a demonstration, a compared answer with its prompt, an episode."""
+    """Tokens of a row: a document, a demonstration, an answer compared, an episode's two parts."""
 
     document: float
     demonstration: float

@@ -73,9 +73,9 @@ def training_memory(
 ) -> Memory:
     """What one device holds while it trains.
 
-    Weights, gradients and AdamW's two moments are fp32; on CUDA activations are bf16 and a bf16 copy
-    of the weights lives through a step. `shards` devices divide the weights, gradients and moments
-    (fully sharded data parallel). `models` are trained at a time (PPO: policy and critic),
+    Weights, gradients and AdamW's two moments are fp32; on CUDA activations are bf16 and a bf16
+    copy of the weights lives through a step. `shards` devices divide the weights, gradients and
+    moments (fully sharded data parallel). `models` are trained at a time (PPO: policy and critic),
     `frozen_models` only read (reference, reward model).
     """
     params = config.parameters()

@@ -1,8 +1,8 @@
 """Published runs and laws that the rules pass through, and that plans are checked against.
 
-Sources: Brown et al., *Language Models are Few-Shot Learners* (GPT-3), tables 2.1 and D.1; Touvron et
-al., *LLaMA*, tables 2 and 15, and *Llama 2*, table 2; Hoffmann et al., *Training Compute-Optimal Large
-Language Models* (Chinchilla), table 3; Ouyang et al., *InstructGPT*.
+Sources: Brown et al., *Language Models are Few-Shot Learners* (GPT-3), tables 2.1 and D.1; Touvron
+et al., *LLaMA*, tables 2 and 15, and *Llama 2*, table 2; Hoffmann et al., *Training Compute-Optimal
+Large Language Models* (Chinchilla), table 3; Ouyang et al., *InstructGPT*.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ CHINCHILLA: Points = (
     (1e12, 21.2e12),
 )
 
-# parameters -> peak learning rate. The GPT-3 points, and 3e-3 at 1M, which small CPU runs like best.
+# parameters -> peak learning rate. The GPT-3 points, and 3e-3 at 1M, which small CPU runs like.
 LEARNING_RATE: Points = (
     (1e6, 3e-3),
     *((run.params, run.learning_rate) for run in RUNS if run.model.startswith("GPT-3")),

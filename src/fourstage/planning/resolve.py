@@ -50,6 +50,7 @@ def model_config(recipe: Recipe, vocab_size: int | None = None) -> ModelConfig:
         InputError: the sizes do not fit one another.
     """
     sizes = recipe.model.model_dump(exclude={"params"})
+    sizes["head_width"] = sizes["head_width"] or 0
     return ModelConfig(vocab_size=vocab_size or recipe.tokenizer.vocab_size or 0, **sizes)
 
 
@@ -208,8 +209,8 @@ class _Filling:
         if not (stage.tokens or stage.epochs or stage.steps):
             epochs = self.fill("reward.epochs", 1.0, "InstructGPT: more than one overfits")
         limits = [
-            epochs and math.ceil(epochs * there / pairs),
-            stage.tokens and math.ceil(stage.tokens / (2 * rows.compared * pairs)),
+            math.ceil(epochs * there / pairs) if epochs else None,
+            math.ceil(stage.tokens / (2 * rows.compared * pairs)) if stage.tokens else None,
         ]
         steps = min((limit for limit in limits if limit), default=None)
         if steps is not None:

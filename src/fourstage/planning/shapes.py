@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
-from fourstage.model.config import ModelConfig
+from fourstage.model.config import Activation, ModelConfig
 from fourstage.planning.published import Points, through
 
 # parameters -> width / layers. 32 at 1M (4 layers of 128), 64 in GPT-3 Small, 128 from LLaMA-7B on.
@@ -24,7 +25,7 @@ def vocabulary_for(params: float, text_bytes: int | None = None) -> int:
     size = through(VOCABULARY, params, beyond=False)
     if text_bytes is not None:
         size = min(size, text_bytes / 150)
-    return max(320, int(round(size / 64)) * 64)
+    return max(320, round(size / 64) * 64)
 
 
 def context_for(params: float) -> int:
@@ -61,7 +62,7 @@ class Target:
     params: float
     vocab_size: int
     context: int
-    activation: str = "swiglu"
+    activation: Activation = "swiglu"
     qk_norm: bool = True
     tie_embeddings: bool | None = None
     layers: int | None = None
@@ -79,8 +80,8 @@ def complete(target: Target, width: int, layers: int) -> ModelConfig:
         heads = target.heads or max(1, width // head_width)
     else:
         # ModelConfig divides the width by the heads, and says so where it cannot.
-        head_width, heads = None, target.heads
-    sizes = {
+        head_width, heads = 0, target.heads
+    sizes: dict[str, Any] = {
         "vocab_size": target.vocab_size,
         "width": width,
         "layers": layers,
@@ -133,7 +134,7 @@ def _heads_divide(target: Target, width: int) -> bool:
 
 
 def _guess_width(target: Target, aspect: float) -> float:
-    """Width at which 12 layers width^2, with layers = width / aspect, and the tables meet the target."""
+    """Width whose 12 layers width^2 (layers = width / aspect) and tables meet the target."""
     low, high = 2.0, 1e6
     for _ in range(80):
         middle = math.sqrt(low * high)

@@ -64,8 +64,9 @@ class StageContext:
         """What the stage's section tells the trainer."""
         names = TrainSettings.__dataclass_fields__.keys() & type(self.section).model_fields.keys()
         told = {name: getattr(self.section, name) for name in names}
-        given = {name: value for name, value in told.items() if value is not None}
-        return TrainSettings(**(given | {"seed": self.seed} | others))
+        given: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
+        together: dict[str, Any] = {**given, "seed": self.seed, **others}
+        return TrainSettings(**together)
 
     def train(
         self,

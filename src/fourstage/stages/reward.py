@@ -91,7 +91,7 @@ def ends_in(token: int):
         marks = (batch.tokens == token).nonzero().squeeze(1)
         if not torch.equal(marks, batch.last_cells):
             raise GuardFailed(
-                "first batch: a row does not end in <|reward|>, the one cell where its score is read"
+                "first batch: a row does not end in <|reward|>, the cell where its score is read"
             )
 
     return guard
@@ -99,7 +99,7 @@ def ends_in(token: int):
 
 def _watch(model: Transformer, store: Store) -> dict[str, float]:
     """Loss and accuracy on some held-out pairs, by their labels."""
-    rows = [store[index].tokens for index in range(2 * min(_WATCHED, len(store) // 2))]
+    rows = [store[index].tokens.tolist() for index in range(2 * min(_WATCHED, len(store) // 2))]
     scores = raw_scores(model, rows).reshape(-1, 2)
     gap = scores[:, 0] - scores[:, 1]
     return {

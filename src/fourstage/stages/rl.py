@@ -167,7 +167,8 @@ def _pretraining_mix(context: StageContext, model: Transformer) -> DocumentSourc
 
 
 def _guards(context: StageContext) -> list:
-    def policy_logprobs(module: ActorCritic, batch: Batch) -> Tensor:
+    def policy_logprobs(module: nn.Module, batch: Batch) -> Tensor:
+        assert isinstance(module, ActorCritic)
         return logprobs(module.policy, batch, context.section.temperature)
 
     tolerance = _RATIO_TOLERANCE.get(context.device.type, 1e-5)

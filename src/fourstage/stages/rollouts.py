@@ -79,7 +79,8 @@ class RolloutSource:
         self.tokenizer = tokenizer
         self.tasks = list(tasks)
         self.prompts = [tokenizer.chat_prompt(task.prompt) for task in self.tasks]
-        self.section = section
+        # Resolved: none of its numbers is open.
+        self.section: Any = section
         self.seed = seed
         self.mix = mix
         self.kl = AdaptiveKL(section.kl_coefficient, section.kl_target, section.kl_horizon)
@@ -207,7 +208,9 @@ class RolloutSource:
         """PPO: the KL in the reward, advantages by GAE, whitened after the returns were taken."""
         section, streams, lengths = self.section, batch.streams, batch.lengths
         weights = streams["loss_weights"]
-        values = trained_values(self.players.trained.critic, batch)
+        critic = self.players.trained.critic
+        assert critic is not None, "PPO has a critic"
+        values = trained_values(critic, batch)
         rewards = rewards_with_kl(
             reward_scores,
             streams["old_logprobs"],

@@ -43,7 +43,7 @@ def answers(
 ) -> list[dict[str, Any]]:
     """Responses at temperature 1, with their gold and the reward model's score where there are."""
     done = context.chat(model).respond([task.prompt for task in tasks], 1.0, "samples")
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"prompt": last_turn(task.prompt), "response": each.text}
         for task, each in zip(tasks, done, strict=True)
     ]

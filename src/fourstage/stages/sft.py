@@ -58,7 +58,7 @@ def run(context: StageContext) -> dict[str, Any]:
 
 
 def _mask_guard(context: StageContext) -> list:
-    """Trained tokens are the completion's. A template of other turns has no single mark to look for."""
+    """Trained tokens are the completion's; an adopted template has no single mark to look for."""
     tokenizer = context.tokenizer
     if tokenizer.chat.name != "fourstage":
         return []

@@ -7,7 +7,7 @@ lines write demonstrations and check what a model wrote.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,7 @@ def form_of(kind: str, facts: Facts, answer: str) -> str | None:
     return None
 
 
-def _swap(rng: random.Random, facts: Facts, options: dict[str, list[str]]) -> Facts:
+def _swap(rng: random.Random, facts: Facts, options: Mapping[str, Sequence[str]]) -> Facts:
     """The facts with one of the named words replaced by another of its list."""
     key = rng.choice(sorted(options))
     return facts | {key: rng.choice(without(options[key], facts[key]))}

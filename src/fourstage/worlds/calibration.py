@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from fourstage.errors import InputError
 from fourstage.randomness import python_random
@@ -35,7 +36,7 @@ SPLITS = {"train": 0.6, "rl": 0.2, "validation": 0.2}
 
 @dataclass(frozen=True)
 class WorldDocument:
-    """A text, `-log2` of its probability, and the character spans that the text above determines."""
+    """A text, `-log2` of its probability, and the character spans determined by what is above."""
 
     text: str
     kind: str
@@ -169,8 +170,8 @@ def _edited(rng: random.Random, answer: _Answer, style: Style) -> _Answer:
     other = _draw_answer(rng, style)
     part = rng.choice(("right", "right", "right", "full", "before", "after"))
     value = getattr(other, part) if part in ("before", "after") else not getattr(answer, part)
-    parts = {name: getattr(answer, name) for name in ("right", "full", "before", "after")}
-    return _Answer(**(parts | {part: value}))
+    changed: dict[str, Any] = {part: value}
+    return replace(answer, **changed)
 
 
 def demonstration(seed: int, index: int) -> tuple[Task, str]:

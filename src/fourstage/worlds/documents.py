@@ -1,13 +1,13 @@
 """The kinds of document of the calibration world, each a program over a `Script`.
 
 Choices are uniform: under skewed ones a model that fails to look back falls to the most frequent
-word and looks better than it is. Documents open by naming what they will use, and answers repeat the
-words of the fact in its own order; both make looking back learnable by a small model in minutes.
+word and looks better than it is. Documents open by naming what they will use, and answers repeat
+the words of the fact in its own order; both make looking back learnable in minutes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fourstage.worlds.script import Script, without
 from fourstage.worlds.words import ANIMALS, COLOURS, NAMES, PLACES, THINGS, TRAITS, plural
@@ -237,7 +237,7 @@ def quiz(s: Script) -> None:
     judged(s, thing, THINGS)
 
 
-def judged(s: Script, truth: str, options: list[str]) -> None:
+def judged(s: Script, truth: str, options: Sequence[str]) -> None:
     claim = s.choose(options, weights=[1.0 if o != truth else len(options) - 1.0 for o in options])
     s.recall("? Yes." if claim == truth else f"? No, the {truth}.")
 
