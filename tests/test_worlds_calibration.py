@@ -40,7 +40,7 @@ def test_every_document_is_read_back_to_the_same_bits_and_spans(documents):
 
 
 def test_no_word_of_a_list_begins_another_so_a_choice_fits_only_one_option():
-    lists = [words.NAMES, words.ANIMALS, words.COLOURS, words.THINGS, words.PLACES, words.TRAITS]
+    lists = [words.NAMES, words.ANIMALS, words.COLOURS, words.THINGS, words.PLACES, words.TRAITS, words.DEEDS]
     lists += [[words.plural(thing) for thing in words.THINGS]]
     lists += [[*OPENINGS, *CLOSINGS, *FILLERS]]
     for options in lists:
@@ -85,10 +85,10 @@ def test_frequencies_follow_the_stated_probabilities(documents):
 
 @pytest.mark.parametrize("damage", ["cut", "word", "tail", "empty"])
 def test_a_text_the_world_cannot_write_is_refused(documents, damage):
-    text = documents[0].text
+    text = next(document.text for document in documents if " the " in document.text)
     damaged = {
         "cut": text[: len(text) // 2],
-        "word": text.replace(" the ", " thee ", 1).replace("1", "x", 1),
+        "word": text.replace(" the ", " thee ", 1),
         "tail": text + " More.",
         "empty": "",
     }[damage]

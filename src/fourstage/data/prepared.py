@@ -123,21 +123,23 @@ class PreparedData:
         shutil.rmtree(self.folder / step, ignore_errors=True)
 
     def finish(self, step: str, key: str, report: dict[str, Any], raw: dict[str, Any]) -> None:
-        """Marks `step` as finished, and rewrites the report and the manifest of the whole."""
+        """Rewrites the report and the manifest of the whole, then marks `step` as finished."""
         stores = {}
         for split in ("train", "validation"):
             if (self.folder / step / split / "index.json").exists():
                 stores[f"{step}/{split}"] = self.store(step, split).hash
         mark = {"key": key, "report": report, "raw": raw, "stores": stores}
+        self._summarise(step, mark)
         files.write_json(self._mark(step), mark)
-        self._summarise()
 
-    def _summarise(self) -> None:
-        marks = {s: files.read_json(self._mark(s)) for s in STEPS if self._mark(s).exists()}
+    def _summarise(self, step: str, mark: dict[str, Any]) -> None:
+        known = {s: files.read_json(self._mark(s)) for s in STEPS if self._mark(s).exists()}
+        known[step] = mark
+        marks = {s: known[s] for s in STEPS if s in known}
         manifest: dict[str, Any] = {"raw": {}, "stores": {}}
-        for mark in marks.values():
-            manifest["raw"] |= mark["raw"]
-            manifest["stores"] |= mark["stores"]
+        for each in marks.values():
+            manifest["raw"] |= each["raw"]
+            manifest["stores"] |= each["stores"]
         if (self.run / "tokenizer").is_dir():
             manifest["tokenizer"] = files.sha256_folder(self.run / "tokenizer")
         files.write_json(self.folder / "manifest.json", manifest)

@@ -22,7 +22,7 @@ def tokenizer_source(recipe: Recipe) -> Path | None:
     It is `tokenizer.path`, else that of the first model that a stage starts from.
 
     Raises:
-        InputError: `tokenizer.path` holds none.
+        InputError: `tokenizer.path`, or a model to start from, holds none.
     """
     if recipe.tokenizer.path:
         path = Path(recipe.tokenizer.path)
@@ -37,6 +37,11 @@ def tokenizer_source(recipe: Recipe) -> Path | None:
         folder = recipe.stage(stage).source_model
         if folder and (Path(folder) / "tokenizer.json").is_file():
             return Path(folder) / "tokenizer.json"
+        if folder:
+            raise InputError(
+                f"{stage}.from={folder} has no tokenizer.json, and a model without its tokenizer "
+                "cannot go on: put it there, or name it with tokenizer.path=FILE"
+            )
     return None
 
 

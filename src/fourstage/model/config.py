@@ -41,7 +41,7 @@ class ModelConfig:
             if self.width % self.heads:
                 faults.append(
                     f"model.width={self.width} is not a multiple of model.heads={self.heads}: "
-                    f"write width={self.width // self.heads * self.heads or self.heads}"
+                    f"write width={2 * self.heads * max(1, self.width // (2 * self.heads))}"
                 )
             object.__setattr__(self, "head_width", self.width // self.heads)
         if self.heads % self.kv_heads:

@@ -64,6 +64,13 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(config.head_width, config.norm_eps)
             self.k_norm = RMSNorm(config.head_width, config.norm_eps)
 
+    @torch.no_grad()
+    def begin_by_content(self) -> None:
+        """Sets each key head to the first query head of its group."""
+        config = self.config
+        queries = self.q_proj.weight.view(config.kv_heads, -1, config.head_width, config.width)
+        self.k_proj.weight.copy_(queries[:, 0].reshape_as(self.k_proj.weight))
+
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[cells, width] -> queries [cells, heads, head], keys and values [cells, kv_heads, head].
 
@@ -202,7 +209,10 @@ class Transformer(nn.Module):
         """Weights as a function of the seed alone: N(0, 1/width), output projections zero.
 
         Zero output projections let every block start as the identity (Zhang et al., Fixup, 2019);
-        with them small runs learn faster at a high rate.
+        with them small runs learn faster at a high rate. Each key projection starts equal to the
+        queries' of its group, so that attention begins by comparing contents (Trockman and Kolter,
+        *Mimetic Initialization of Self-Attention Layers*, 2023): looking back is then learnt from
+        half the tokens.
         """
         with torch.no_grad():
             for name, weight in self.named_parameters():
@@ -216,6 +226,8 @@ class Transformer(nn.Module):
                     self._draw(weight, seed, name, 1.0)
                 else:
                     self._draw(weight, seed, name, weight.shape[1] ** -0.5)
+            for block in self.model.layers:
+                block.self_attn.begin_by_content()
         return self
 
     @staticmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 
 Item = TypeVar("Item")
 
+# The others wait at a sum while one process prepares data or measures.
+_PATIENCE = timedelta(hours=24)
 # Gradients travel in flat buckets: few large messages, without a second copy of all of them.
 _BUCKET_ELEMENTS = 16_000_000
 
@@ -42,7 +45,8 @@ class Group:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(device)
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, timeout=_PATIENCE)
         return cls(dist.get_rank(), dist.get_world_size(), device)
 
     @property

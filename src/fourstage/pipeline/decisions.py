@@ -14,6 +14,8 @@ from fourstage.recipe import Recipe
 
 Action = Literal["keep", "continue", "start", "repeat"]
 RESULTS = "results.json"
+# What a stage's folder holds before the stage itself has done anything.
+_CLOCK = "seconds.json"
 _WORDS = {
     "section": "its section of the recipe changed",
     "seed": "the seed changed",
@@ -63,13 +65,11 @@ def _decide(
     parents_again: list[str],
     inputs: Callable[[str], Mapping[str, Any] | None],
 ) -> Decision:
-    if not folder.exists():
+    if not _holds_work(folder):
         gone = record.get("status") == "finished"
         return Decision(stage, "start", "its folder is gone" if gone else "")
     if parents_again:
         return Decision(stage, "repeat", f"{' and '.join(parents_again)} is run again")
-    if record.get("status") == "preparing" and not (folder / RESULTS).exists():
-        return Decision(stage, "start")
     if not record.get("inputs"):
         return Decision(stage, "repeat", "run.json does not say what it was made from")
     changed = differences(record["inputs"], inputs(stage))
@@ -77,6 +77,11 @@ def _decide(
         return Decision(stage, "repeat", changed)
     finished = (folder / RESULTS).exists() and (folder / "model" / "config.json").exists()
     return Decision(stage, "keep" if finished else "continue")
+
+
+def _holds_work(folder: Path) -> bool:
+    """Whether there is anything to keep or to set aside; a count of seconds alone is not."""
+    return folder.is_dir() and any(path.name != _CLOCK for path in folder.iterdir())
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any] | None) -> str:

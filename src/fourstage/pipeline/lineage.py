@@ -26,6 +26,8 @@ _WITHOUT_EFFECT = frozenset(
         "checkpoint_seconds",
         "keep_checkpoints",
         "log_every",
+        "validate_every",
+        "sample_every",
         # Which models these are is recorded by their content.
         "from",
         "reward_model",
@@ -63,25 +65,15 @@ def outside_models(stage: str, recipe: Recipe) -> dict[str, Path]:
     return {role: Path(folder) for role, folder in named.items() if folder}
 
 
-def needed(recipe: Recipe) -> list[str]:
-    """The stages that a whole run works on: the last one and all that it is made from.
-
-    One whose product a model from outside replaces is left out, as pretraining is where `sft.from`
-    is given.
-    """
-    wanted = {STAGES[-1]}
-    for stage in reversed(STAGES):
-        if stage in wanted:
-            wanted |= set(parents_of(stage, recipe).values())
-    return [stage for stage in STAGES if stage in wanted]
-
-
 def section_hash(recipe: Recipe, stage: str) -> str:
     """Hash of what the resolved recipe says of a stage."""
     section = recipe.to_dict()[stage]
     told = {key: value for key, value in section.items() if key not in _WITHOUT_EFFECT}
     if stage == "pretrain":
         told["model"] = {k: v for k, v in recipe.to_dict()["model"].items() if k != "params"}
+    if stage == "reward":
+        # The unit of the reward is that of responses drawn as reinforcement learning draws them.
+        told["rl.temperature"] = recipe.rl.temperature
     return sha256_json(told)
 
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
+import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 from fourstage.errors import InputError
 from fourstage.files import explained
+from fourstage.recipe import STAGES
 
 NAME = ".lock"
+# How files.write_bytes and files.atomic_folder call what they are still writing.
+_UNFINISHED = re.compile(r"\..+\.(?:\d+\.tmp|partial|old)")
 
 
 @contextmanager
@@ -38,3 +43,15 @@ def locked(run: Path) -> Generator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def clear_unfinished(run: Path) -> None:
+    """Clears what a process killed while writing left aside; the caller holds the run's lock."""
+    parts = (run / name for name in ("data", "tokenizer", *STAGES))
+    for path in [*run.glob(".*"), *(path for part in parts for path in part.rglob(".*"))]:
+        if not _UNFINISHED.fullmatch(path.name):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -24,19 +24,20 @@ from fourstage.pipeline.decisions import RESULTS, Decision, decide, set_aside
 from fourstage.pipeline.lineage import (
     Lineage,
     model_hash,
-    needed,
     outside_models,
     parents_of,
     section_hash,
     versions,
 )
-from fourstage.pipeline.lock import locked
+from fourstage.pipeline.lock import clear_unfinished, locked
 from fourstage.planning import Derived
 from fourstage.recipe import STAGES, Recipe, load
 from fourstage.stages.context import StageContext
 from fourstage.training.clock import StageClock
 
 Say = Callable[[str], None]
+# stage -> another one whose data it reads: references of the reward, instructions to measure on.
+_READS_TOO = {"reward": "sft", "rl": "sft"}
 
 
 def run(
@@ -59,7 +60,7 @@ def run(
         Interrupted: a signal came; what was done is saved.
     """
     with _opened(recipe, Path(out), say) as runner:
-        runner.go([only] if only else needed(recipe), redo)
+        runner.go([only] if only else recipe.needed(), redo)
 
 
 def prepare(
@@ -79,7 +80,7 @@ def prepare(
         InputError: the run is in use, or its data are missing, unreadable, malformed or too small.
     """
     with _opened(recipe, Path(out), say) as runner:
-        stages = [only] if only in STAGES else [] if only else needed(recipe)
+        stages = [only] if only in STAGES else [] if only else recipe.needed()
         runner.prepare(stages, redo)
 
 
@@ -92,6 +93,8 @@ def _opened(recipe: Recipe, out: Path, say: Say) -> Generator[Runner]:
     lock = locked(out) if group.writes else contextlib.nullcontext()
     try:
         with lock, _signals_are_interruptions(out):
+            if group.writes:
+                clear_unfinished(out)
             yield Runner(recipe, out, group, speak)
     finally:
         group.close()
@@ -154,11 +157,14 @@ class Runner:
         working = [stage for stage in stages if decisions[stage].action != "keep"]
         for stage in working:
             self._prepare_early(stage)
+        self._prepare_for_others(working, chain)
         for stage in stages:
             if stage in working:
                 self._work(stage)
             else:
                 self._keep(stage)
+        if not working:
+            self._describe(self.resolved(stages[-1]))
         self._close()
 
     def prepare(self, stages: list[str], redo: bool) -> None:
@@ -243,7 +249,7 @@ class Runner:
     def _announce(self, stages: list[str], decisions: dict[str, Decision]) -> None:
         for stage in STAGES:
             if stage not in stages:
-                if stage not in decisions and stages == needed(self.recipe):
+                if stage not in decisions and stages == self.recipe.needed():
                     self.say(f"{stage}: left out, a model from outside takes its place")
                 continue
             decision = decisions[stage]
@@ -301,6 +307,15 @@ class Runner:
             with self._stage_clock(stage):
                 self._by_one(partial(self.datasets.prepare, stage))
 
+    def _prepare_for_others(self, working: list[str], chain: list[str]) -> None:
+        """Prepares again what stages at work read of kept ones, where data/ has lost it."""
+        read = {_READS_TOO.get(stage) for stage in working}
+        if "rl" in working and self.recipe.rl.pretraining_mix:
+            read.add("pretrain")
+        for stage in chain:
+            if stage in read and stage not in working:
+                self._by_one(partial(self.datasets.prepare, stage))
+
     def _work(self, stage: str) -> None:
         """Prepares what is still to be prepared, trains and measures, and records all of it."""
         with self._stage_clock(stage) as clock:
@@ -335,10 +350,10 @@ class Runner:
         """Counts what is done within as the stage's time; an end before its time is recorded."""
         folder = self.folder / stage
         if self.group.writes:
-            with explained(folder):
-                folder.mkdir(parents=True, exist_ok=True)
             if not self.lineage[stage]:
                 self.lineage.begin(stage, {}, status="preparing")
+            with explained(folder):
+                folder.mkdir(parents=True, exist_ok=True)
         clock = StageClock(folder)
         try:
             yield clock

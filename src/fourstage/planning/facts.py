@@ -50,9 +50,10 @@ class RowTokens:
     response: float
 
 
-# Means over the embedded world at its vocabulary of about 860, and usual sizes of other data.
-_WORLD = RowTokens(document=40, demonstration=45, compared=45, prompt=25, response=22)
-_MADE = RowTokens(document=500, demonstration=110, compared=110, prompt=50, response=40)
+# Counted over the embedded world at its vocabulary of about 860, and over instructions made from
+# English prose at 1,500 with responses of at most 64 tokens; usual sizes of other data.
+_WORLD = RowTokens(document=45, demonstration=34, compared=37, prompt=16, response=18)
+_MADE = RowTokens(document=500, demonstration=58, compared=58, prompt=33, response=25)
 _FILES = RowTokens(document=500, demonstration=250, compared=250, prompt=100, response=120)
 _ORIGINS = {"world": _WORLD, "made": _MADE, "files": _FILES}
 

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from fourstage.model.config import ModelConfig
+from fourstage.planning.facts import RowTokens
+from fourstage.recipe.schema import Recipe, Stage
+
+# What the stages look at as they learn and at their end (stages/*.py).
+_WATCHED = 200
+_SHOWN = 6
+_RESPONSE_BITS = 500
+_REFERENCES = 512
+_DIVERSITY = 64 * 4
+_EXAMPLES_SHOWN = 3
 
 
 def six_nd(params: float, tokens: float) -> float:
@@ -17,61 +28,188 @@ def mean_context(document_tokens: float) -> float:
     return (document_tokens + 1) / 2
 
 
-def training_flops(config: ModelConfig, tokens: float, document_tokens: float) -> float:
-    """Forward and backward operations on `tokens` in documents of `document_tokens` each."""
-    return tokens * config.flops_per_token(mean_context(document_tokens))
+def training_flops(
+    config: ModelConfig, tokens: float, document_tokens: float, head: bool = True
+) -> float:
+    """Forward and backward operations on `tokens` in documents of `document_tokens` each.
+
+    Without `head` those of a reward model or a critic, whose head is one number wide.
+    """
+    return 3 * forward_flops(config, tokens, document_tokens, head)
 
 
-def forward_flops(config: ModelConfig, tokens: float, document_tokens: float) -> float:
-    return tokens * config.forward_flops_per_token(mean_context(document_tokens))
+def forward_flops(
+    config: ModelConfig, tokens: float, document_tokens: float, head: bool = True
+) -> float:
+    return tokens * config.forward_flops_per_token(mean_context(document_tokens), head)
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage computes, in tokens through the model.
+    """What a stage computes, in tokens through a model.
 
     Attributes:
-        trained: tokens forward and backward.
-        scored: tokens forward alone.
-        generated: tokens drawn one at a time.
+        trained: tokens forward and backward through a language model.
+        trained_scalar: the same through a model with a scalar head (reward model, critic).
+        scored, scored_scalar: tokens forward alone.
+        generated: tokens drawn one at a time, many rows side by side.
+        waited: decoding steps of a handful of rows, which cost their latency.
         document_tokens: mean length of a document, which attention's share follows from.
         updates: optimiser steps.
     """
 
-    trained: float
+    trained: float = 0.0
+    trained_scalar: float = 0.0
     scored: float = 0.0
+    scored_scalar: float = 0.0
     generated: float = 0.0
+    waited: float = 0.0
     document_tokens: float = 256.0
     updates: float = 0.0
 
-    def flops(self, config: ModelConfig) -> float:
-        once = self.scored + self.generated
-        return training_flops(config, self.trained, self.document_tokens) + forward_flops(
-            config, once, self.document_tokens
+    def training_flops(self, config: ModelConfig) -> float:
+        """Operations of the updates, as the trainer counts them."""
+        length = self.document_tokens
+        return training_flops(config, self.trained, length) + training_flops(
+            config, self.trained_scalar, length, head=False
         )
+
+    def scoring_flops(self, config: ModelConfig) -> float:
+        """Operations of what is only read."""
+        length = self.document_tokens
+        return forward_flops(config, self.scored, length) + forward_flops(
+            config, self.scored_scalar, length, head=False
+        )
+
+    def flops(self, config: ModelConfig) -> float:
+        """All operations."""
+        drawn = forward_flops(config, self.generated, self.document_tokens)
+        return self.training_flops(config) + self.scoring_flops(config) + drawn
 
 
 def rl_work(
     episodes: float,
     prompt_tokens: float,
     response_tokens: float,
-    epochs: int,
+    epochs: float,
     updates: float,
     has_critic: bool,
 ) -> Work:
     """Rollouts are drawn, scored by policy, reference and reward model (and valued), then trained.
 
-    The critic is a model of the policy's size, so PPO trains two where GRPO trains one.
+    The critic is a model of the policy's size, so PPO trains two where GRPO trains one. A row of n
+    tokens is n - 1 cells: the last token is predicted and not read.
     """
-    tokens = episodes * (prompt_tokens + response_tokens)
-    scorers, trained_models = (4, 2) if has_critic else (3, 1)
+    cells = episodes * (prompt_tokens + response_tokens - 1)
+    scorers = 2 if has_critic else 1
     return Work(
-        trained=tokens * epochs * trained_models,
-        scored=tokens * scorers + episodes * prompt_tokens,
+        trained=cells * epochs,
+        trained_scalar=cells * epochs if has_critic else 0.0,
+        scored=cells * 2 + episodes * prompt_tokens,
+        scored_scalar=cells * scorers,
         generated=episodes * response_tokens,
-        document_tokens=prompt_tokens + response_tokens,
+        document_tokens=prompt_tokens + response_tokens - 1,
         updates=updates,
     )
+
+
+def training_work(recipe: Recipe, stage: str, rows: RowTokens) -> Work:
+    """What the updates of a stage of a resolved recipe compute, rollouts included."""
+    section = recipe.stage(stage)
+    steps = section.steps or 0
+    if stage == "reward":
+        tokens = steps * (recipe.reward.pairs_per_step or 0) * 2 * rows.compared
+        return Work(trained_scalar=tokens, document_tokens=rows.compared, updates=steps)
+    if stage != "rl":
+        length = rows.document if stage == "pretrain" else rows.demonstration
+        tokens = steps * (section.batch_tokens or 0)
+        return Work(trained=tokens, document_tokens=length - 1, updates=steps)
+    rl = recipe.rl
+    iterations = steps / (rl.epochs * (rl.minibatches or 1))
+    episodes = math.ceil(iterations) * (rl.rollout_batch or 0)
+    epochs = rl.epochs * iterations / math.ceil(iterations or 1)
+    return rl_work(episodes, rows.prompt, rows.response, epochs, steps, rl.algorithm == "ppo")
+
+
+def measuring_work(recipe: Recipe, stage: str, rows: RowTokens) -> Work:
+    """What watching a stage of a resolved recipe as it learns and measuring it compute."""
+    return _MEASURED[stage](recipe, rows)
+
+
+def _times(section: Stage, name: str) -> int:
+    """How often something is done that is due every so many steps, and at the last one."""
+    every = getattr(section, f"{name}_every")
+    return math.ceil((section.steps or 0) / every) if every else 0
+
+
+def _longest(recipe: Recipe, rows: RowTokens) -> float:
+    """Tokens of a response that does not end by itself: of a base model, or the last of several."""
+    return min(recipe.rl.max_new_tokens or 0, max(rows.document, 2 * rows.response))
+
+
+def _checked(recipe: Recipe) -> int:
+    """Instructions a program can check: people's own come without a checker."""
+    return 0 if recipe.data.origin("sft") == "files" else recipe.evaluation.instructions
+
+
+def _of_pretraining(recipe: Recipe, rows: RowTokens) -> Work:
+    section, documents = recipe.pretrain, recipe.evaluation.documents
+    read = documents + _times(section, "validate") * min(_WATCHED, documents)
+    return Work(
+        scored=read * rows.document,
+        waited=(_times(section, "sample") + 1) * _longest(recipe, rows),
+        document_tokens=rows.document,
+    )
+
+
+def _of_sft(recipe: Recipe, rows: RowTokens) -> Work:
+    """Before, through the template and with worked examples, where a base model finds no end;
+    after, through the template."""
+    section, checked = recipe.sft, _checked(recipe)
+    held_out = max(20, (recipe.data.demonstrations or 20 * _RESPONSE_BITS) // 20)
+    read = _times(section, "validate") * min(_WATCHED, held_out) + 2 * min(_RESPONSE_BITS, held_out)
+    prompts = 3 * rows.prompt + _EXAMPLES_SHOWN * rows.demonstration
+    return Work(
+        scored=read * rows.demonstration + checked * prompts,
+        generated=checked * (2 * _longest(recipe, rows) + rows.response),
+        waited=(_times(section, "sample") + 1) * _longest(recipe, rows),
+        document_tokens=rows.demonstration,
+    )
+
+
+def _of_reward(recipe: Recipe, rows: RowTokens) -> Work:
+    """Held-out pairs, also under others' prompts; the scale, on references and on samples."""
+    pairs = recipe.evaluation.pairs
+    watched = _times(recipe.reward, "validate") * min(_WATCHED, pairs)
+    read = 2 * watched + 2 * _REFERENCES + 4 * pairs
+    return Work(
+        scored_scalar=read * rows.compared,
+        generated=_REFERENCES * rows.response,
+        document_tokens=rows.compared,
+    )
+
+
+def _of_rl(recipe: Recipe, rows: RowTokens) -> Work:
+    """Gold and proxy before and after, KL, success; diversity of base, chat model and policy."""
+    prompts, checked = recipe.evaluation.prompts, _checked(recipe)
+    whole = rows.prompt + rows.response
+    diverse = min(_DIVERSITY, 4 * prompts)
+    return Work(
+        scored=2 * prompts * whole,
+        scored_scalar=2 * prompts * whole,
+        generated=(2 * prompts + checked + 2 * diverse) * rows.response
+        + diverse * _longest(recipe, rows),
+        waited=(_times(recipe.rl, "sample") + 1) * _longest(recipe, rows),
+        document_tokens=whole,
+    )
+
+
+_MEASURED = {
+    "pretrain": _of_pretraining,
+    "sft": _of_sft,
+    "reward": _of_reward,
+    "rl": _of_rl,
+}
 
 
 def utilisation(flops: float, seconds: float, peak_flops: float, devices: int = 1) -> float:

@@ -74,20 +74,23 @@ def training_memory(
     """What one device holds while it trains.
 
     Weights, gradients and AdamW's two moments are fp32; on CUDA activations are bf16 and a bf16
-    copy of the weights lives through a step. `shards` devices divide the weights, gradients and
-    moments (fully sharded data parallel). `models` are trained at a time (PPO: policy and critic),
-    `frozen_models` only read (reference, reward model).
+    copy of the weights lives through a step. `shards` devices divide all that belongs to weights
+    (fully sharded data parallel); the copy then is gathered for two blocks at a time. `models` are
+    trained at a time (PPO: policy and critic), `frozen_models` only read (reference, reward model),
+    in fp32 like all that is loaded.
     """
     params = config.parameters()
-    width = FP32 if device == "cpu" else BF16
-    cast = 0 if device == "cpu" else BF16 * params
+    width = BF16 if device == "cuda" else FP32
+    cast = BF16 * params if device == "cuda" else 0
+    if shards > 1:
+        cast *= min(1.0, 1 / shards + 2 / config.layers)
     return Memory(
         weights=models * (FP32 * params / shards + cast),
         gradients=models * FP32 * params / shards,
         optimiser=models * 2 * FP32 * params / shards,
         activations=models * micro_batch_tokens * activation_elements_per_token(config) * width,
         logits=logits_bytes(config, micro_batch_tokens, device),
-        others=frozen_models * width * params,
+        others=frozen_models * FP32 * params / shards,
     )
 
 
@@ -95,7 +98,7 @@ def rollout_memory(
     config: ModelConfig, sequences: int, tokens: int, *, device: str = "cpu"
 ) -> float:
     """Bytes of the key-value cache of so many sequences of so many tokens."""
-    width = FP32 if device == "cpu" else BF16
+    width = BF16 if device == "cuda" else FP32
     return 2.0 * config.layers * config.key_width * sequences * tokens * width
 
 

@@ -10,7 +10,13 @@ from fourstage.planning import rules
 from fourstage.planning.facts import DataFacts, RowTokens, row_tokens, training_text_tokens
 from fourstage.planning.memory import largest_micro_batch
 from fourstage.planning.rules import Derived, Ruled
-from fourstage.planning.shapes import Target, context_for, shape_for, vocabulary_for
+from fourstage.planning.shapes import (
+    WORLD_VOCABULARY,
+    Target,
+    context_for,
+    shape_for,
+    vocabulary_for,
+)
 from fourstage.recipe import STAGES, Recipe, recipe_from
 
 _SHAPE = ("layers", "width", "heads", "kv_heads", "mlp_width", "head_width", "tie_embeddings")
@@ -93,10 +99,8 @@ class _Filling:
             params = max(1000.0, 12.0 * given.layers * given.width**2)
         elif given.params is None and self.facts.model is None:
             self.fill("model.params", _USUAL_PARAMS, "what a CPU trains in minutes")
-        vocabulary = self.facts.vocab_size or self.fill(
-            "tokenizer.vocab_size",
-            vocabulary_for(params, self.facts.text_bytes),
-            "860 at 1M parameters to GPT-3's 50,257, few enough that the text shows each often",
+        vocabulary = self.facts.vocab_size or self.by_rule(
+            "tokenizer.vocab_size", self._vocabulary(params)
         )
         self.fill("tokenizer.vocab_size", vocabulary, "of the tokenizer")
         self.fill("model.context", context_for(params), "256 tokens when small, 2,048 from 100M on")
@@ -113,6 +117,13 @@ class _Filling:
         )
         self.params = self.config.parameters()
         self._fill_shape()
+
+    def _vocabulary(self, params: float) -> Ruled:
+        size = vocabulary_for(params, self.facts.text_bytes)
+        if self.recipe.data.pretrain == "world" and size > WORLD_VOCABULARY:
+            return Ruled(WORLD_VOCABULARY, "the words of the embedded world give no more pieces")
+        rule = "860 at 1M parameters to GPT-3's 50,257, few enough that the text shows each often"
+        return Ruled(size, rule)
 
     def _fill_shape(self) -> None:
         if not self.recipe.model.params:

@@ -13,6 +13,8 @@ from fourstage.planning.published import Points, through
 ASPECT: Points = ((1e6, 32), (125e6, 64), (6.7e9, 128), (70e9, 102))
 # parameters -> vocabulary. 32,000 to 50,257 is published from 125M on; 860 served 1M parameters.
 VOCABULARY: Points = ((1e6, 860), (125e6, 32000), (175e9, 50257))
+# The embedded world's words give no more pieces than these, whatever the model.
+WORLD_VOCABULARY = 860
 # Tables over this share of the parameters are better shared (GPT-2 does: 31% each at 124M).
 MOST_IN_TABLES = 0.40
 _DEEPEST = 160

@@ -19,6 +19,7 @@ Fraction = Annotated[Real, Field(ge=0, le=1)]
 OpenFraction = Annotated[Real, Field(ge=0, lt=1)]
 Schedule = Literal["cosine", "linear", "wsd", "constant"]
 STAGES = ("pretrain", "sft", "reward", "rl")
+_PARTS = {"pretrain": "pretrain", "sft": "sft", "reward": "preferences", "rl": "prompts"}
 
 
 class Section(BaseModel):
@@ -172,6 +173,16 @@ class RL(Stage):
             )
         if self.algorithm == "grpo" and self.group == 1:
             raise ValueError("group=1 leaves GRPO nothing to compare with: write group=8")
+        if self.algorithm == "grpo" and self.kl_target is not None:
+            raise ValueError(
+                f"kl_target={self.kl_target:g} moves the coefficient of a KL in the reward, and "
+                "GRPO has its KL in the loss: leave kl_target out, or write algorithm=ppo"
+            )
+        if self.algorithm == "grpo" and self.pretraining_mix:
+            raise ValueError(
+                f"pretraining_mix={self.pretraining_mix:g} is PPO's (PPO-ptx): leave it out, or "
+                "write algorithm=ppo"
+            )
         return self
 
 
@@ -200,16 +211,28 @@ class Recipe(Section):
     rl: RL = RL()
     evaluation: Evaluation = Evaluation()
 
+    def needed(self) -> list[str]:
+        """The stages that a whole run works on: the last one and all that it is made from.
+
+        One whose product a model from outside replaces is left out, as pretraining is where
+        `sft.from` is given.
+        """
+        wanted = {"rl"}
+        if self.rl.reward_model is None:
+            wanted.add("reward")
+        if any(self.stage(stage).source_model is None for stage in wanted):
+            wanted.add("sft")
+        if "sft" in wanted and self.sft.source_model is None:
+            wanted.add("pretrain")
+        return [stage for stage in STAGES if stage in wanted]
+
     def require_data(self) -> None:
         """Checks that every part that is to be made from the text has a text to be made from.
 
         Raises:
             InputError: `data.pretrain` is missing.
         """
-        parts = {"pretrain": "pretrain", "sft": "sft", "reward": "preferences", "rl": "prompts"}
-        needy = [s for s in STAGES if self.data.origin(parts[s]) == "made"]
-        if self.pretrain.source_model and "pretrain" in needy:
-            needy.remove("pretrain")
+        needy = [s for s in self.needed() if self.data.origin(_PARTS[s]) == "made"]
         if self.data.pretrain in (None, []) and needy:
             raise InputError(
                 f"data.pretrain is missing, and {', '.join(needy)} needs it: write "

@@ -44,7 +44,7 @@ def stage_batch(run: Path, stage: str, step: int | None = None) -> tuple[Batch, 
         raise InputError(f"--stage {stage}: no such stage{near}; write one of {', '.join(STAGES)}")
     if stage == "rl":
         return load_rollout(run, step)[1], False
-    from fourstage.data.sources import DocumentSource, PairSource
+    from fourstage.data.sources import DocumentSource, ExampleSource, PairSource
     from fourstage.data.store import Store
 
     folder = Path(run) / "data" / stage / "train"
@@ -53,10 +53,14 @@ def stage_batch(run: Path, stage: str, step: int | None = None) -> tuple[Batch, 
     recipe, store = resolved_recipe(run), Store.open(folder)
     if stage == "reward":
         pairs = PairSource(
-            store, _told(recipe.reward.pairs_per_step, "reward.pairs_per_step"), recipe.seed
+            store,
+            _told(recipe.reward.pairs_per_step, "reward.pairs_per_step"),
+            recipe.seed,
         )
         return pairs.batch(step or 0), True
     cells = _told(recipe.stage(stage).batch_tokens, f"{stage}.batch_tokens")
+    if stage == "sft":
+        return ExampleSource(store, cells, recipe.seed).batch(step or 0), False
     documents = DocumentSource(store, cells, recipe.seed, context_of(run, recipe))
     return documents.batch(step or 0), False
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-
-import torch
 
 from fourstage.errors import InputError
 from fourstage.evaluation.estimates import Numbers
-from fourstage.interchange import is_reward_model, load_model, save_model
+from fourstage.interchange import is_reward_model, load_model, save_model, with_vocabulary
 from fourstage.model.transformer import Transformer
 from fourstage.planning import model_config
 from fourstage.stages.context import StageContext
@@ -65,9 +62,7 @@ def language_model(folder: Path, context: StageContext) -> Transformer:
         )
     model = load_model(folder)
     check_same_tokenizer(folder, context)
-    if model.config.vocab_size < context.tokenizer.vocab_size:
-        model = with_rows_for(model, context.tokenizer.vocab_size)
-    return model.to(context.device)
+    return with_vocabulary(model, context.tokenizer.vocab_size).to(context.device)
 
 
 def reward_model(folder: Path, context: StageContext) -> Transformer:
@@ -82,7 +77,13 @@ def reward_model(folder: Path, context: StageContext) -> Transformer:
             "a run's reward/model"
         )
     check_same_tokenizer(folder, context)
-    return frozen(load_model(folder, context.device))
+    return frozen(scorer(folder, context))
+
+
+def scorer(folder: Path, context: StageContext) -> Transformer:
+    """A folder's model with a scalar head, on the run's device."""
+    model = with_vocabulary(load_model(folder), context.tokenizer.vocab_size)
+    return model.to(context.device)
 
 
 def frozen(model: Transformer) -> Transformer:
@@ -107,20 +108,6 @@ def check_same_tokenizer(folder: Path, context: StageContext) -> None:
             f"{folder} was made with another tokenizer than this run: start a run of its own from "
             "it with --out, or give a model of this run's tokenizer"
         )
-
-
-def with_rows_for(model: Transformer, vocab_size: int) -> Transformer:
-    """The model with embeddings for more tokens; new ones start as the mean of the old."""
-    config = dataclasses.replace(model.config, vocab_size=vocab_size)
-    grown = Transformer(config, model.head).to(model.cos.device)
-    with torch.no_grad():
-        target = grown.state_dict(keep_vars=True)
-        for name, weight in model.state_dict().items():
-            held = target[name]
-            if held.shape != weight.shape:
-                held[weight.shape[0] :] = weight.mean(dim=0)
-            held[: weight.shape[0]] = weight
-    return grown
 
 
 def save(context: StageContext, model: Transformer, numbers: Numbers) -> None:

@@ -27,7 +27,6 @@ from fourstage.evaluation.alignment import (
 from fourstage.evaluation.diversity import diversity
 from fourstage.evaluation.estimates import Numbers
 from fourstage.evaluation.success import task_success
-from fourstage.interchange import load_model
 from fourstage.model.actor_critic import ActorCritic
 from fourstage.model.transformer import Transformer
 from fourstage.objectives.grpo import GRPO
@@ -36,7 +35,7 @@ from fourstage.objectives.objective import Objective
 from fourstage.objectives.ppo import PPO
 from fourstage.stages.context import StageContext
 from fourstage.stages.datafiles import held_out_tasks, sample_tasks, training_tasks
-from fourstage.stages.models import frozen, language_model, results, reward_model, save
+from fourstage.stages.models import frozen, language_model, results, reward_model, save, scorer
 from fourstage.stages.rollouts import Players, RolloutSource
 from fourstage.stages.samples import answers
 from fourstage.tasks import Task
@@ -59,11 +58,6 @@ class HeldOut:
 def run(context: StageContext) -> dict[str, Any]:
     """Trains the policy; the content of results.json."""
     section = context.section
-    if section.algorithm == "grpo" and section.kl_target is not None:
-        raise InputError(
-            f"rl.kl_target={section.kl_target:g}: GRPO has its KL in the loss, with a fixed "
-            "rl.kl_coefficient: leave kl_target out, or write rl.algorithm=ppo"
-        )
     players = _players(context)
     held_out = _held_out(context, players.reference)
     before = context.measure("before", lambda: _before(context, players, held_out))
@@ -104,13 +98,13 @@ def _players(context: StageContext) -> Players:
     model, its head rescaled so that values start in the unit of the rewards."""
     policy = language_model(context.parents["from"], context)
     reference = frozen(language_model(context.parents["from"], context))
-    scorer = reward_model(context.parents["reward_model"], context)
+    judge = reward_model(context.parents["reward_model"], context)
     critic = None
     if context.section.algorithm == "ppo":
-        critic = load_model(context.parents["reward_model"], context.device)
+        critic = scorer(context.parents["reward_model"], context)
         with torch.no_grad():
-            critic.score.weight /= scorer.reward_std
-    return Players(ActorCritic(policy, critic), reference, scorer)
+            critic.score.weight /= judge.reward_std
+    return Players(ActorCritic(policy, critic), reference, judge)
 
 
 def _objective(context: StageContext) -> Objective:

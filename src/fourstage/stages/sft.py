@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fourstage.data.batch import Batch
-from fourstage.data.sources import DocumentSource
+from fourstage.data.sources import ExampleSource
 from fourstage.data.store import Store
 from fourstage.evaluation.estimates import Numbers
 from fourstage.evaluation.scoring import trained_logprobs
@@ -37,11 +37,8 @@ def run(context: StageContext) -> dict[str, Any]:
     tasks = context.chat(model).answerable(held_out_tasks(context, "sft", evaluation.instructions))
     held_out = Store.open(context.data / "sft" / "validation")
     before = context.measure("before", lambda: _before(context, model, tasks, held_out))
-    source = DocumentSource(
-        Store.open(context.data / "sft" / "train"),
-        section.batch_tokens,
-        context.seed,
-        model.config.context,
+    source = ExampleSource(
+        Store.open(context.data / "sft" / "train"), section.batch_tokens, context.seed
     )
     trained = context.train(
         model,

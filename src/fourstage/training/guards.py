@@ -51,16 +51,6 @@ def assistant_turns(assistant: int, ends: Collection[int]) -> Expected:
     return expected
 
 
-def reply(assistant: int) -> Expected:
-    """RL: everything after the first `assistant` mark; a policy may write any token there."""
-
-    def expected(tokens: Sequence[int]) -> list[bool]:
-        start = list(tokens).index(assistant) if assistant in tokens else len(tokens)
-        return [index > start for index in range(len(tokens))]
-
-    return expected
-
-
 def trains_only(expected: Expected) -> Guard:
     """The trained cells are the ones `expected` names, and each predicts the token after it."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from fourstage.worlds import documents
 from fourstage.worlds.script import Reader, Script, Unreadable, Writer, without
-from fourstage.worlds.words import ANIMALS, COLOURS, NAMES, PLACES, THINGS, TRAITS, plural
+from fourstage.worlds.words import ANIMALS, COLOURS, DEEDS, NAMES, PLACES, THINGS, TRAITS, plural
 
 Facts = dict[str, Any]
 
@@ -51,9 +51,9 @@ def form_of(kind: str, facts: Facts, answer: str) -> str | None:
 
 
 def _swap(rng: random.Random, facts: Facts, options: Mapping[str, Sequence[str]]) -> Facts:
-    """The facts with one of the named words replaced by another of its list."""
-    key = rng.choice(sorted(options))
-    return facts | {key: rng.choice(without(options[key], facts[key]))}
+    """The facts with two of the named words replaced by others of their lists."""
+    keys = rng.sample(sorted(options), 2)
+    return facts | {key: rng.choice(without(options[key], facts[key])) for key in keys}
 
 
 def _story_facts(rng: random.Random) -> Facts:
@@ -115,47 +115,18 @@ def _description_spoil(rng: random.Random, f: Facts) -> Facts:
     return _swap(rng, f, words)
 
 
-def _talk_facts(rng: random.Random) -> Facts:
-    names = rng.sample(NAMES, 2)
-    things = rng.sample(THINGS, 2)
-    said = [
-        {"name": name, "colour": rng.choice(COLOURS), "thing": thing}
-        for name, thing in zip(names, things, strict=True)
-    ]
-    return {"said": said, **rng.choice(said)}
-
-
-def _talk_prompt(f: Facts) -> str:
-    said = " ".join(f"{x['name']} said: I have a {x['colour']} {x['thing']}." for x in f["said"])
-    return f"{said} What does {f['name']} have?"
-
-
-def _talk_full(s: Script, f: Facts) -> None:
-    documents.answer_having(s, f["name"], f["colour"], f["thing"])
-
-
-def _talk_short(s: Script, f: Facts) -> None:
-    s.say(f"A {f['colour']} {f['thing']}.")
-
-
-def _talk_spoil(rng: random.Random, f: Facts) -> Facts:
-    other = next(x for x in f["said"] if x["name"] != f["name"])
-    if rng.random() < _DISTRACTED:
-        return f | {"colour": other["colour"], "thing": other["thing"]}
-    return _swap(rng, f, {"colour": without(COLOURS, other["colour"]), "thing": THINGS})
-
-
 def _sum_facts(rng: random.Random) -> Facts:
     first, second = (rng.randint(1, documents.LARGEST_ADDEND) for _ in range(2))
     return {"first": first, "second": second, "sum": first + second}
 
 
 def _sum_full(s: Script, f: Facts) -> None:
-    s.say(f"{f['first']} + {f['second']} = {f['sum']}.")
+    _sum_short(s, f)
+    s.say(f" The sum is {f['sum']}.")
 
 
 def _sum_short(s: Script, f: Facts) -> None:
-    s.say(f"{f['sum']}.")
+    s.say(f"{f['first']} + {f['second']} = {f['sum']}.")
 
 
 def _sum_spoil(rng: random.Random, f: Facts) -> Facts:
@@ -164,30 +135,29 @@ def _sum_spoil(rng: random.Random, f: Facts) -> Facts:
 
 
 def _question_facts(rng: random.Random) -> Facts:
-    names, places = rng.sample(NAMES, 3), rng.sample(PLACES, 3)
+    names, deeds = rng.sample(NAMES, 3), rng.sample(DEEDS, 3)
     asked = rng.randrange(3)
-    return {"names": names, "places": places, "name": names[asked], "place": places[asked]}
+    return {"names": names, "deeds": deeds, "name": names[asked], "deed": deeds[asked]}
 
 
 def _question_prompt(f: Facts) -> str:
-    pairs = zip(f["names"], f["places"], strict=True)
-    return " ".join(f"{n} is in the {p}." for n, p in pairs) + f" Where is {f['name']}?"
+    pairs = zip(f["names"], f["deeds"], strict=True)
+    return " ".join(f"{n} {d}." for n, d in pairs) + f" What does {f['name']} do?"
 
 
 def _question_full(s: Script, f: Facts) -> None:
-    documents.answer_where(s, f["name"], f["place"])
+    _question_short(s, f)
+    s.say(f" That is what {f['name']} does.")
 
 
 def _question_short(s: Script, f: Facts) -> None:
-    s.say(f"In the {f['place']}.")
+    documents.answer_doing(s, f["name"], f["deed"])
 
 
 def _question_spoil(rng: random.Random, f: Facts) -> Facts:
-    distracted = rng.random() < _DISTRACTED
-    options = without(f["places"] if distracted else PLACES, f["place"])
-    if not distracted:
-        options = without(options, *f["places"])
-    return f | {"place": rng.choice(options)}
+    others = without(f["deeds"], f["deed"])
+    options = others if rng.random() < _DISTRACTED else without(DEEDS, *f["deeds"])
+    return f | {"deed": rng.choice(options)}
 
 
 def _words_facts(count: int) -> Callable[[random.Random], Facts]:
@@ -195,9 +165,11 @@ def _words_facts(count: int) -> Callable[[random.Random], Facts]:
 
 
 def _words_spoil(rng: random.Random, f: Facts) -> Facts:
+    """Two of the words replaced by others."""
     words = list(f["words"])
-    words[rng.randrange(len(words))] = rng.choice(without(THINGS, *words))
-    return {"words": words}
+    for place in rng.sample(range(len(words)), 2):
+        words[place] = rng.choice(without(THINGS, *words, *f["words"]))
+    return f | {"words": words}
 
 
 def _sort_full(s: Script, f: Facts) -> None:
@@ -218,17 +190,32 @@ def _song_short(s: Script, f: Facts) -> None:
     s.say(" ".join(f["words"]) + ".")
 
 
+def _again_facts(rng: random.Random) -> Facts:
+    words = rng.sample(THINGS, 5)
+    first = rng.randrange(4)
+    return {"song": words, "words": words[first:]}
+
+
+def _again_prompt(f: Facts) -> str:
+    return f"Sing {' '.join(f['song'])}. Again from {f['words'][0]}."
+
+
+def _again_full(s: Script, f: Facts) -> None:
+    s.say("Again: ")
+    _song_short(s, f)
+
+
 def _count_facts(rng: random.Random) -> Facts:
     return {"number": rng.randint(2, documents.LARGEST_COUNT), "thing": rng.choice(THINGS)}
 
 
 def _count_full(s: Script, f: Facts) -> None:
-    documents.count_aloud(s, f["number"], f["thing"])
+    _count_short(s, f)
+    s.say(f" That makes {f['number']} {plural(f['thing'])}.")
 
 
 def _count_short(s: Script, f: Facts) -> None:
-    numbers = ", ".join(str(n) for n in range(1, f["number"] + 1))
-    s.say(f"{numbers} {plural(f['thing'])}.")
+    documents.count_aloud(s, f["number"], f["thing"])
 
 
 def _count_spoil(rng: random.Random, f: Facts) -> Facts:
@@ -250,7 +237,6 @@ INSTRUCTIONS: dict[str, Instruction] = {
         _description_short,
         _description_spoil,
     ),
-    "talk": Instruction(_talk_facts, _talk_prompt, _talk_full, _talk_short, _talk_spoil),
     "sum": Instruction(
         _sum_facts,
         lambda f: f"What is {f['first']} + {f['second']}?",
@@ -275,6 +261,7 @@ INSTRUCTIONS: dict[str, Instruction] = {
         _count_short,
         _count_spoil,
     ),
+    "again": Instruction(_again_facts, _again_prompt, _again_full, _song_short, _words_spoil),
     "song": Instruction(
         _words_facts(5),
         lambda f: f"Sing this: {' '.join(f['words'])}.",

@@ -16,6 +16,11 @@ THINGS = (
     "flag fork hat kite knife lamp map mirror needle pencil ring rope spoon stone table wheel"
 ).split()
 
+DEEDS = (
+    "climbs cooks dances digs hums jumps knits laughs paints reads runs sings skates sleeps swims "
+    "writes"
+).split()
+
 PLACES = (
     "attic barn cave cellar field forest garden harbour kitchen library market mill park "
     "river school tower"
