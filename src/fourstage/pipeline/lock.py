@@ -24,10 +24,15 @@ def locked(run: Path) -> Generator[None]:
     """Holds the run's folder, which is made where it is missing.
 
     Raises:
-        InputError: another process holds it.
+        InputError: another process holds it, or there is a file in its place.
     """
     with explained(run):
-        run.mkdir(parents=True, exist_ok=True)
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise InputError(
+                f"{run} is a file, or lies in one: give a folder for the run with --out"
+            ) from error
         descriptor = os.open(run / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:

@@ -55,20 +55,38 @@ class RowTokens:
 _WORLD = RowTokens(document=45, demonstration=34, compared=37, prompt=16, response=18)
 _MADE = RowTokens(document=500, demonstration=58, compared=58, prompt=33, response=25)
 _FILES = RowTokens(document=500, demonstration=250, compared=250, prompt=100, response=120)
-_ORIGINS = {"world": _WORLD, "made": _MADE, "files": _FILES}
+# origin -> its rows, and the vocabulary they were counted at.
+_ORIGINS = {"world": (_WORLD, 860), "made": (_MADE, 1500), "files": (_FILES, 32000)}
+# The world's few words shorten much faster than English: tokens a row over those at 860 pieces.
+_WORLD_LENGTH = ((320, 2.25), (400, 1.8), (512, 1.42), (640, 1.18), (860, 1.0))
+
+
+def _length(origin: str, vocab_size: int | None) -> float:
+    """Tokens a row at this vocabulary over those at the one it was counted at."""
+    counted_at = _ORIGINS[origin][1]
+    if origin == "world":
+        return through(_WORLD_LENGTH, vocab_size or counted_at, beyond=False)
+    bytes_each = [
+        through(_BYTES_PER_TOKEN, size, beyond=False)
+        for size in (counted_at, vocab_size or counted_at)
+    ]
+    return bytes_each[0] / bytes_each[1]
 
 
 def row_tokens(recipe: Recipe) -> RowTokens:
     """Estimated tokens a row of each part of the recipe's data, none longer than the context."""
-    data = recipe.data
     most = recipe.model.context or 2048
-    rl = _ORIGINS[data.origin("prompts")]
+
+    def tokens(part: str, row: str) -> float:
+        origin = recipe.data.origin(part)
+        return getattr(_ORIGINS[origin][0], row) * _length(origin, recipe.tokenizer.vocab_size)
+
     return RowTokens(
-        document=min(most, _ORIGINS[data.origin("pretrain")].document),
-        demonstration=min(most, _ORIGINS[data.origin("sft")].demonstration),
-        compared=min(most, _ORIGINS[data.origin("preferences")].compared),
-        prompt=min(most / 2, rl.prompt),
-        response=min(recipe.rl.max_new_tokens or most / 4, rl.response),
+        document=min(most, tokens("pretrain", "document")),
+        demonstration=min(most, tokens("sft", "demonstration")),
+        compared=min(most, tokens("preferences", "compared")),
+        prompt=min(most / 2, tokens("prompts", "prompt")),
+        response=min(recipe.rl.max_new_tokens or most / 4, tokens("prompts", "response")),
     )
 
 

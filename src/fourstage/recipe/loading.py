@@ -193,19 +193,18 @@ def _parse_toml(text: str, label: str) -> tuple[dict[str, Any], dict[Location, i
 
 def _parse_yaml(text: str, label: str) -> tuple[dict[str, Any], dict[Location, int]]:
     """The values, and the line of each key."""
-    loader = yaml.SafeLoader(text)
     lines: dict[Location, int] = {}
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         faults = list(_walk(node, (), lines)) if node else []
         values = loader.construct_document(node) if node else {}
+        loader.dispose()
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         where = f"{label}:{mark.line + 1}" if mark else label
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
         raise InputError(f"{where}: broken YAML: {problem}") from error
-    finally:
-        loader.dispose()
     if not isinstance(values, dict):
         raise InputError(f"{label}: a recipe is a mapping of keys to values, such as seed: 0")
     if faults:

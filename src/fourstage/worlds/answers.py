@@ -102,12 +102,12 @@ def _description_prompt(f: Facts) -> str:
 
 
 def _description_full(s: Script, f: Facts) -> None:
-    documents.describe(s, f["name"], f["animal"], f["trait"], f["place"])
+    _description_short(s, f)
+    s.say(f" That is {f['name']} the {f['animal']}.")
 
 
 def _description_short(s: Script, f: Facts) -> None:
-    s.say(f"{f['name']} is a {f['trait']} {f['animal']}. ")
-    s.say(f"{f['name']} lives in the {f['place']}.")
+    documents.describe(s, f["name"], f["animal"], f["trait"], f["place"])
 
 
 def _description_spoil(rng: random.Random, f: Facts) -> Facts:
@@ -130,6 +130,10 @@ def _sum_short(s: Script, f: Facts) -> None:
 
 
 def _sum_spoil(rng: random.Random, f: Facts) -> Facts:
+    """Another sum, or another result."""
+    if rng.random() < 0.5:
+        first = rng.choice([n for n in range(1, documents.LARGEST_ADDEND + 1) if n != f["first"]])
+        return f | {"first": first, "sum": first + f["second"]}
     wrong = [n for n in range(2, 2 * documents.LARGEST_ADDEND + 1) if n != f["sum"]]
     return f | {"sum": rng.choice(wrong)}
 
@@ -219,14 +223,13 @@ def _count_short(s: Script, f: Facts) -> None:
 
 
 def _count_spoil(rng: random.Random, f: Facts) -> Facts:
-    if rng.random() < 0.5:
-        return f | {"thing": rng.choice(without(THINGS, f["thing"]))}
+    """Another number of another thing."""
     numbers = [n for n in range(2, documents.LARGEST_COUNT + 1) if n != f["number"]]
-    return f | {"number": rng.choice(numbers)}
+    return {"number": rng.choice(numbers), "thing": rng.choice(without(THINGS, f["thing"]))}
 
 
 # How often a wrong answer takes a word that was said of somebody else, not one that was never said.
-_DISTRACTED = 0.3
+_DISTRACTED = 0.2
 
 INSTRUCTIONS: dict[str, Instruction] = {
     "story": Instruction(_story_facts, _story_prompt, _story_full, _story_short, _story_spoil),

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from fourstage.worlds.script import Script, without
 from fourstage.worlds.words import ANIMALS, COLOURS, DEEDS, NAMES, PLACES, THINGS, TRAITS, plural
 
-LARGEST_ADDEND = 12
+LARGEST_ADDEND = 9
 LARGEST_COUNT = 6
 
 
@@ -36,13 +36,13 @@ def tell_story(s: Script, name: str, animal: str, colour: str, thing: str) -> No
     s.say(". ")
     s.recall(name)
     s.say(" looked in the ")
-    first = s.choose(PLACES)
+    s.choose(PLACES)
     s.say(", but found only a ")
-    s.choose(without(THINGS, thing))
+    s.choose(THINGS)
     s.say(". Then ")
     s.recall(name)
     s.say(" looked in the ")
-    s.choose(without(PLACES, first))
+    s.choose(PLACES)
     s.say(" and found the ")
     s.recall(f"{colour} {thing}")
     s.say(". ")
@@ -69,17 +69,7 @@ def description(s: Script) -> None:
     place = s.choose(PLACES)
     s.say(". ")
     describe(s, name, animal, trait, place)
-
-
-def describe(s: Script, name: str, animal: str, trait: str, place: str) -> None:
-    s.recall(name)
-    s.say(" is a ")
-    s.recall(f"{trait} {animal}")
-    s.say(". ")
-    s.recall(name)
-    s.say(" lives in the ")
-    s.recall(place)
-    s.say(". ")
+    s.say(" ")
     s.recall(name)
     s.say(" has a ")
     colour = s.choose(COLOURS)
@@ -91,9 +81,20 @@ def describe(s: Script, name: str, animal: str, trait: str, place: str) -> None:
     s.recall(f"{colour} {thing}")
     s.say(" in the ")
     s.recall(place)
-    s.say(" and is ")
-    s.choose(without(TRAITS, trait))
-    s.say(" too.")
+    s.say(" and is often ")
+    s.choose(TRAITS)
+    s.say(".")
+
+
+def describe(s: Script, name: str, animal: str, trait: str, place: str) -> None:
+    s.recall(name)
+    s.say(" is a ")
+    s.recall(f"{trait} {animal}")
+    s.say(". ")
+    s.recall(name)
+    s.say(" lives in the ")
+    s.recall(place)
+    s.say(".")
 
 
 def dialogue(s: Script) -> None:
@@ -129,13 +130,13 @@ def answer_having(s: Script, name: str, colour: str, thing: str) -> None:
 
 def sums(s: Script) -> None:
     """Additions, each with its result."""
-    for index in range(4):
+    for index in range(5):
         first = s.choose(range(1, LARGEST_ADDEND + 1), lambda n: f"{n} +")
         s.say(" ")
         second = s.choose(range(1, LARGEST_ADDEND + 1), lambda n: f"{n} =")
         s.say(" ")
         s.recall(str(first + second))
-        s.say("." if index == 3 else ". ")
+        s.say("." if index == 4 else ". ")
 
 
 def questions(s: Script) -> None:
