@@ -161,7 +161,7 @@ def die_at_writes(recipe: str, out: str, seed: str) -> None:
     # Imported once, so that a fork costs nothing.
     import torch._dynamo  # noqa: F401
 
-    import fourstage.pipeline.runner  # noqa: F401
+    import fourstage.pipeline.opening  # noqa: F401
 
     draw = random.Random(int(seed))
     for kills in range(300):

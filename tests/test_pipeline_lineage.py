@@ -12,7 +12,7 @@ from data_texts import english
 from fourstage.errors import InputError, Interrupted
 from fourstage.files import read_json, write_json
 from fourstage.pipeline import prepare
-from fourstage.stages import sft
+from fourstage.data import sources
 from pipeline_support import (
     STAGES,
     call,
@@ -220,14 +220,14 @@ def test_prepared_first_a_run_ends_the_same(finished, tmp_path, capsys):
 
 def _stops_after(monkeypatch, steps: int) -> None:
     """Lets a signal come while sft's batch of that step is made."""
-    real = sft.DocumentSource.batch
+    real = sources.ExampleSource.batch
 
     def batch(self, step):
         if step == steps:
             os.kill(os.getpid(), 15)
         return real(self, step)
 
-    monkeypatch.setattr(sft.DocumentSource, "batch", batch)
+    monkeypatch.setattr(sources.ExampleSource, "batch", batch)
 
 
 def test_an_interrupted_stage_counts_the_seconds_of_all_its_parts(finished, tmp_path, monkeypatch):

@@ -26,8 +26,8 @@ def command(
     from fourstage.recipe import load
 
     loaded = load(recipe, overrides or [])
-    if only is None:
-        loaded.require_data()
+    if only != "tokenizer":
+        loaded.require_data(None if only is None else [only])
     from fourstage.pipeline import prepare
 
     prepare(loaded, run_folder(out, loaded.name), only=only, redo=redo)

@@ -36,8 +36,7 @@ def start(
     from fourstage.recipe import load
 
     loaded = load(recipe, overrides or [])
-    if only is None:
-        loaded.require_data()
+    loaded.require_data(None if only is None else [only])
     from fourstage.pipeline import run
 
     run(loaded, run_folder(out, loaded.name), redo=redo, only=only)

@@ -226,8 +226,9 @@ class Transformer(nn.Module):
                     self._draw(weight, seed, name, 1.0)
                 else:
                     self._draw(weight, seed, name, weight.shape[1] ** -0.5)
-            for block in self.model.layers:
-                block.self_attn.begin_by_content()
+            for module in self.modules():
+                if isinstance(module, Attention):
+                    module.begin_by_content()
         return self
 
     @staticmethod

@@ -10,15 +10,15 @@ if TYPE_CHECKING:
 
 
 def run(recipe: Recipe, out: Path, **options: Any) -> None:
-    """Runs a recipe into the folder `out`; see `fourstage.pipeline.runner.run`."""
-    from fourstage.pipeline.runner import run as run_stages
+    """Runs a recipe into the folder `out`; see `fourstage.pipeline.opening.run`."""
+    from fourstage.pipeline.opening import run as run_stages
 
     run_stages(recipe, out, **options)
 
 
 def prepare(recipe: Recipe, out: Path, **options: Any) -> None:
-    """Prepares the data of a recipe in the folder `out`; see `pipeline.runner.prepare`."""
-    from fourstage.pipeline.runner import prepare as prepare_data
+    """Prepares the data of a recipe in the folder `out`; see `pipeline.opening.prepare`."""
+    from fourstage.pipeline.opening import prepare as prepare_data
 
     prepare_data(recipe, out, **options)
 

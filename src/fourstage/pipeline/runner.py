@@ -1,20 +1,17 @@
-"""A run: data, stages in order, lineage, report. Run again, it goes on where it stopped."""
+"""Works on the stages of a run: data, stages in order, lineage, report."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import signal
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 
-from fourstage.devices import resolve_device
 from fourstage.errors import FourstageError, InputError, Interrupted
 from fourstage.files import explained, read_json, write_json, write_text
 from fourstage.parallel.group import Group
@@ -29,7 +26,7 @@ from fourstage.pipeline.lineage import (
     section_hash,
     versions,
 )
-from fourstage.pipeline.lock import clear_unfinished, locked
+from fourstage.pipeline.planned import keep_plan
 from fourstage.planning import Derived
 from fourstage.recipe import STAGES, Recipe, load
 from fourstage.stages.context import StageContext
@@ -38,87 +35,6 @@ from fourstage.training.clock import StageClock
 Say = Callable[[str], None]
 # stage -> another one whose data it reads: references of the reward, instructions to measure on.
 _READS_TOO = {"reward": "sft", "rl": "sft"}
-
-
-def run(
-    recipe: Recipe,
-    out: Path,
-    *,
-    redo: bool = False,
-    only: str | None = None,
-    say: Say = print,
-) -> None:
-    """Runs the stages of `recipe` into the folder `out`, each that is not finished and unchanged.
-
-    Args:
-        redo: take raw data that changed since the run read it, and repeat what was made from it.
-        only: one stage; what it is made from must be finished.
-
-    Raises:
-        InputError: the run is in use, its raw data changed, or the recipe does not fit the data.
-        MachineError: the machine failed; what was finished stays.
-        Interrupted: a signal came; what was done is saved.
-    """
-    with _opened(recipe, Path(out), say) as runner:
-        runner.go([only] if only else recipe.needed(), redo)
-
-
-def prepare(
-    recipe: Recipe,
-    out: Path,
-    *,
-    redo: bool = False,
-    only: str | None = None,
-    say: Say = print,
-) -> None:
-    """Prepares the tokenizer and the data that need no trained model; trains nothing.
-
-    Args:
-        only: "tokenizer", or the data of one stage.
-
-    Raises:
-        InputError: the run is in use, or its data are missing, unreadable, malformed or too small.
-    """
-    with _opened(recipe, Path(out), say) as runner:
-        stages = [only] if only in STAGES else [] if only else recipe.needed()
-        runner.prepare(stages, redo)
-
-
-@contextlib.contextmanager
-def _opened(recipe: Recipe, out: Path, say: Say) -> Generator[Runner]:
-    """The run, locked against other processes, with signals taken as interruptions."""
-    device = resolve_device(recipe.device)
-    group = Group.from_environment(device)
-    speak = say if group.writes else lambda line: None
-    lock = locked(out) if group.writes else contextlib.nullcontext()
-    try:
-        with lock, _signals_are_interruptions(out):
-            if group.writes:
-                clear_unfinished(out)
-            yield Runner(recipe, out, group, speak)
-    finally:
-        group.close()
-
-
-@contextlib.contextmanager
-def _signals_are_interruptions(out: Path) -> Generator[None]:
-    """Outside of training a signal stops at once: what is finished is on the disk already."""
-    words = f"stopped; run the same command again to go on (what is done stands in {out})"
-
-    def stop(number: int, _: FrameType | None) -> None:
-        raise Interrupted(words)
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread, where Python lets nobody watch signals
-        yield
-        return
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        raise Interrupted(words) from error
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass
@@ -157,6 +73,7 @@ class Runner:
         working = [stage for stage in stages if decisions[stage].action != "keep"]
         for stage in working:
             self._prepare_early(stage)
+        self._plan({stage: decisions[stage] for stage in working})
         self._prepare_for_others(working, chain)
         for stage in stages:
             if stage in working:
@@ -306,6 +223,12 @@ class Runner:
         if self.datasets.can_prepare(stage):
             with self._stage_clock(stage):
                 self._by_one(partial(self.datasets.prepare, stage))
+
+    def _plan(self, working: dict[str, Decision]) -> None:
+        """Writes down what is expected before it is spent; the others wait for the clock's sake."""
+        if self.group.writes:
+            keep_plan(self.folder, self.datasets, working, self.group.world_size, self.say)
+        self.group.any(False)
 
     def _prepare_for_others(self, working: list[str], chain: list[str]) -> None:
         """Prepares again what stages at work read of kept ones, where data/ has lost it."""

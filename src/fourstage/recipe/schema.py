@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -226,13 +227,17 @@ class Recipe(Section):
             wanted.add("pretrain")
         return [stage for stage in STAGES if stage in wanted]
 
-    def require_data(self) -> None:
+    def require_data(self, stages: Sequence[str] | None = None) -> None:
         """Checks that every part that is to be made from the text has a text to be made from.
+
+        Args:
+            stages: that are to be worked on; else those of a whole run.
 
         Raises:
             InputError: `data.pretrain` is missing.
         """
-        needy = [s for s in self.needed() if self.data.origin(_PARTS[s]) == "made"]
+        asked = self.needed() if stages is None else stages
+        needy = [s for s in asked if self.data.origin(_PARTS[s]) == "made"]
         if self.data.pretrain in (None, []) and needy:
             raise InputError(
                 f"data.pretrain is missing, and {', '.join(needy)} needs it: write "
