@@ -1,4 +1,4 @@
-"""A recipe so small that its four stages take seconds, runs of it, and the commands in processes."""
+"""A recipe so small that its four stages take seconds, runs of it, and commands in processes."""
 
 from __future__ import annotations
 

@@ -175,9 +175,7 @@ def test_malformed_rows_are_named_with_file_and_line(tmp_path, text, capsys):
 def test_rows_of_another_stage_are_refused_before_anything_is_trained(tmp_path, text, capsys):
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text(json.dumps({"prompt": "Say so.", "completion": "So."}) + "\n")
-    line = fault(
-        capsys, "run", _own(text, f"data.preferences={pairs}"), "--out", tmp_path / "run"
-    )
+    line = fault(capsys, "run", _own(text, f"data.preferences={pairs}"), "--out", tmp_path / "run")
     assert "data.preferences" in line
     assert not (tmp_path / "run" / "pretrain" / "metrics.jsonl").exists()
 
@@ -293,14 +291,17 @@ def test_what_a_command_does_not_know_is_answered_with_the_nearest(
         assert words in fault(capsys, *arguments)
 
 
-def test_stages_that_take_the_place_of_each_other_need_no_data(tmp_path, finished, capsys):
-    """A model from outside makes the text unnecessary, a missing text is told where it is not."""
-    chat, scorer = finished / "sft" / "model", finished / "reward" / "model"
-    plain = tiny("data.pretrain=null").to_yaml()
-    recipe = tmp_path / "plain.yaml"
-    recipe.write_text(plain)
-    line = fault(capsys, "run", recipe, "--out", tmp_path / "run")
-    assert "data.pretrain is missing" in line
-    alone = [f"rl.from={chat}", f"rl.reward_model={scorer}", "data.prompts=world"]
-    code, _, err = call(capsys, "run", recipe, *alone, "--out", tmp_path / "run")
-    assert code == 0, err
+@pytest.mark.parametrize("command", ["pretrain", "sft", "reward", "rl"])
+def test_a_missing_text_is_told_before_anything_is_made(tmp_path, capsys, command):
+    recipe = recipe_file(tmp_path, tiny("data.pretrain=null"))
+    for arguments in (["run"], ["prepare"], ["prepare", "--only", command], [command]):
+        line = fault(capsys, *arguments, recipe, "--out", tmp_path / "run")
+        assert line.startswith("data.pretrain is missing") and command in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_where_models_take_the_place_of_stages_no_text_is_missed(tmp_path, finished, capsys):
+    recipe = recipe_file(tmp_path, tiny("data.pretrain=null", "data.prompts=world"))
+    models = [f"rl.from={finished / 'sft/model'}", f"rl.reward_model={finished / 'reward/model'}"]
+    code, _, err = call(capsys, "run", recipe, *models, "--out", tmp_path / "run")
+    assert code == 0 and err == ""

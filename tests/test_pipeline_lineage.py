@@ -1,4 +1,4 @@
-"""Which stages of a run are kept, which are run again, and that the bytes are those of a new run."""
+"""Which stages of a run are kept and which run again, with the bytes of a run begun anew."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from data_texts import english
+from fourstage.data import sources
 from fourstage.errors import InputError, Interrupted
 from fourstage.files import read_json, write_json
 from fourstage.pipeline import prepare
-from fourstage.data import sources
 from pipeline_support import (
     STAGES,
     call,

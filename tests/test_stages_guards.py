@@ -95,10 +95,10 @@ def test_a_flipped_preference_is_seen_in_the_pair_accuracy(run, tmp_path, monkey
     lines = english(40, seed=4).replace("\n\n", " ").split(". ")
     pairs = [{"prompt": f"Say {i}.", "chosen": line, "rejected": "No, no!"}
              for i, line in enumerate(lines)]  # fmt: skip
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    recipe = tiny(
-        f"data.preferences={tmp_path / 'pairs.jsonl'}", "reward.steps=12", "reward.learning_rate=3e-3"
-    )
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    longer = ("reward.steps=12", "reward.learning_rate=3e-3")
+    recipe = tiny(f"data.preferences={file}", *longer)
     go(recipe, run, only="reward")
     assert results(run, "reward")["metrics"]["pair_accuracy"] > 0.9
     real = PairSource.batch

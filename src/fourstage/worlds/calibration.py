@@ -126,7 +126,7 @@ class Style:
 
 
 DEMONSTRATED = Style(right=1.0, full=0.5, opened=0.4, closed=0.4, filler=0.3, stacked=0.1)
-COMPARED = Style(right=0.6, full=0.5, opened=0.5, closed=0.5, filler=0.35, stacked=0.25)
+COMPARED = Style(right=0.7, full=0.5, opened=0.5, closed=0.5, filler=0.35, stacked=0.25)
 
 
 @dataclass(frozen=True)
@@ -139,11 +139,22 @@ class _Answer:
     after: tuple[str, ...]
 
     def text(self, task: Task, rng: random.Random) -> str:
-        facts = task.facts
-        if not self.right:
-            facts = INSTRUCTIONS[task.kind].spoil(rng, facts)
+        facts = task.facts if self.right else _mistaken(task, rng)
         core = write_answer(task.kind, facts, "full" if self.full else "short", rng)
         return dress(self.before, core, self.after)
+
+
+def _mistaken(task: Task, rng: random.Random) -> dict[str, Any]:
+    """Facts of a wrong answer: half the time those of another instruction of the kind, else the
+    task's own with a part of them changed."""
+    instruction = INSTRUCTIONS[task.kind]
+    if rng.random() < 0.5:
+        return instruction.spoil(rng, task.facts)
+    while True:
+        other = instruction.ask(rng)
+        answer = write_answer(task.kind, other, "full", rng)
+        if form_of(task.kind, task.facts, answer) is None:
+            return other
 
 
 def _phrases(rng: random.Random, style: Style, polite: float, courtesies: tuple) -> tuple[str, ...]:
@@ -166,9 +177,9 @@ def _draw_answer(rng: random.Random, style: Style) -> _Answer:
 
 
 def _edited(rng: random.Random, answer: _Answer, style: Style) -> _Answer:
-    """The same answer with one part changed: half the time whether it is right."""
+    """The same answer with one part changed: two times in five whether it is right."""
     other = _draw_answer(rng, style)
-    part = rng.choice(("right", "right", "right", "full", "before", "after"))
+    part = rng.choice(("right", "right", "full", "before", "after"))
     value = getattr(other, part) if part in ("before", "after") else not getattr(answer, part)
     changed: dict[str, Any] = {part: value}
     return replace(answer, **changed)
