@@ -49,15 +49,16 @@ def pair_accuracy(
     model: Transformer,
     tokenizer: Tokenizer,
     pairs: Sequence[Mapping[str, Any]],
-    scale: float,
+    scale: float | None,
     seed: int = 0,
 ) -> Numbers:
     """Expected accuracy on pairs whose gold is known, its ceiling, and what the scores rest on.
 
     Args:
         pairs: rows with `task`, `chosen`, `rejected`, and where they are known `gold_chosen`,
-            `gold_rejected`. Without gold the label itself is the order to find.
-        scale: s of `P(a over b) = sigmoid(s (gold_a - gold_b))`.
+            `gold_rejected`.
+        scale: s of `P(a over b) = sigmoid(s (gold_a - gold_b))`, where the labels were drawn so. Where
+            it is None, or gold is not known, the label itself is the order to find.
 
     Returns:
         `pair_accuracy` (also by kind), `pair_accuracy_ceiling`, `pair_accuracy_shuffled_prompts`
@@ -71,13 +72,15 @@ def pair_accuracy(
     shuffled = raw_scores(model, _rows(tokenizer, other, pairs)).reshape(-1, 2)
     lengths = np.array([len(row) for row in rows], np.float64)
     numbers = Numbers()
+    golds = None
     if all("gold_chosen" in pair for pair in pairs):
         golds = np.array([[pair["gold_chosen"], pair["gold_rejected"]] for pair in pairs])
+        numbers.update(_by_rightness(tasks, pairs, scores, golds))
+    if golds is not None and scale is not None:
         accuracy, ceiling = expected_accuracy(scores, golds, scale)
         numbers.add_means("pair_accuracy", accuracy, [task.kind for task in tasks])
         numbers.add_means("pair_accuracy_ceiling", ceiling)
         under_another = expected_accuracy(shuffled, golds, scale)[0]
-        numbers.update(_by_rightness(tasks, pairs, scores, golds))
     else:
         labels = np.tile([1.0, 0.0], (len(pairs), 1))
         numbers.add_means("pair_accuracy", in_order(scores, labels), [task.kind for task in tasks])

@@ -77,9 +77,11 @@ def run(context: StageContext) -> dict[str, Any]:
     model.reward_mean = scale.metrics.get("reward_mean", 0.0)
     model.reward_std = scale.metrics.get("reward_std", 1.0)
     pairs = held_out_pairs(context, context.recipe.evaluation.pairs)
+    drawn_by_gold = context.recipe.data.origin("preferences") == "world"
+    scale_of_labels = PREFERENCE_SCALE if drawn_by_gold else None
     accuracy = context.measure(
         "pairs",
-        lambda: pair_accuracy(model, context.tokenizer, pairs, PREFERENCE_SCALE, context.seed),
+        lambda: pair_accuracy(model, context.tokenizer, pairs, scale_of_labels, context.seed),
     )
     numbers = Numbers().update(scale).update(accuracy)
     save(context, model, numbers)
