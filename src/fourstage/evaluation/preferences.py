@@ -57,8 +57,8 @@ def pair_accuracy(
     Args:
         pairs: rows with `task`, `chosen`, `rejected`, and where they are known `gold_chosen`,
             `gold_rejected`.
-        scale: s of `P(a over b) = sigmoid(s (gold_a - gold_b))`, where the labels were drawn so. Where
-            it is None, or gold is not known, the label itself is the order to find.
+        scale: s of `P(a over b) = sigmoid(s (gold_a - gold_b))`, where the labels were drawn so.
+            Where it is None, or gold is not known, the label itself is the order to find.
 
     Returns:
         `pair_accuracy` (also by kind), `pair_accuracy_ceiling`, `pair_accuracy_shuffled_prompts`
