@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fourstage.data.encoding import Demonstration, Pair, answered
-from fourstage.tasks import Task
+from fourstage.randomness import python_random
+from fourstage.tasks import Messages, Task
 from fourstage.worlds import calibration as world
 
 # Documents and demonstrations that the vocabulary is counted on: the world's words are few.
 _COUNTED_DOCUMENTS = 20_000
 _COUNTED_DEMONSTRATIONS = 5_000
+# Shares of conversations of one, two and three turns.
+_TURNS = (0.6, 0.25, 0.15)
 
 
 def documents(seed: int, count: int) -> Iterator[str]:
@@ -35,9 +38,14 @@ def counted_texts(seed: int, count: int) -> Iterator[str]:
 
 
 def demonstrations(seed: int, first: int, count: int) -> Iterator[Demonstration]:
+    """Conversations of one to three turns, so that a second question is answered like the first."""
     for index in range(first, first + count):
-        task, response = world.demonstration(seed, index)
-        yield Demonstration(task, answered(task.prompt, response))
+        turns = python_random(seed, "turns", index).choices((1, 2, 3), _TURNS)[0]
+        messages: Messages = []
+        for turn in range(turns):
+            task, response = world.demonstration(seed, len(_TURNS) * index + turn)
+            messages += answered(task.prompt, response)
+        yield Demonstration(task, messages)
 
 
 def comparisons(seed: int, split: str, count: int) -> Iterator[Pair]:

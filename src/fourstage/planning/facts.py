@@ -52,7 +52,7 @@ class RowTokens:
 
 # Counted over the embedded world at its vocabulary of about 860, and over instructions made from
 # English prose at 1,500 with responses of at most 64 tokens; usual sizes of other data.
-_WORLD = RowTokens(document=44, demonstration=32, compared=35, prompt=13, response=18)
+_WORLD = RowTokens(document=44, demonstration=50, compared=35, prompt=13, response=18)
 _MADE = RowTokens(document=500, demonstration=58, compared=58, prompt=33, response=25)
 _FILES = RowTokens(document=500, demonstration=250, compared=250, prompt=100, response=120)
 # origin -> its rows, and the vocabulary they were counted at.
