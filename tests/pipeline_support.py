@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import json
@@ -10,7 +11,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -62,23 +63,27 @@ def tiny(*overrides: str) -> Recipe:
 
 def own_text(folder: Path, *overrides: str) -> Recipe:
     """The recipe on text of one's own."""
-    return tiny(f"data.pretrain={folder}", *overrides)
+    return tiny(f"data.pretrain={folder}", "rl.max_new_tokens=32", *overrides)
 
 
 def go(recipe: Recipe, out: Path, **options: Any) -> list[str]:
-    """Runs a recipe in this process on one thread; returns what was said.
-
-    Nothing is flushed to the disk: no test here cuts the power.
-    """
+    """Runs a recipe in this process; returns what was said."""
     said: list[str] = []
+    with hurried():
+        run(recipe, out, say=said.append, **options)
+    return said
+
+
+@contextlib.contextmanager
+def hurried() -> Generator[None]:
+    """One thread; nothing is flushed to the disk, and the machine's speed is not measured."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with mock.patch("os.fsync"):
-            run(recipe, out, say=said.append, **options)
+        with mock.patch("os.fsync"), mock.patch("fourstage.pipeline.runner.keep_plan"):
+            yield
     finally:
         torch.set_num_threads(threads)
-    return said
 
 
 @functools.cache
@@ -147,7 +152,7 @@ def started(*arguments: str | Path) -> subprocess.Popen[str]:
 
 def call(capsys, *arguments: str | Path) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of `fourstage ...` in this process."""
-    with pytest.raises(SystemExit) as ended, mock.patch("os.fsync"):
+    with pytest.raises(SystemExit) as ended, hurried():
         main([str(each) for each in arguments])
     out, err = capsys.readouterr()
     return ended.value.code, out, err

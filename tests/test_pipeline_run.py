@@ -116,14 +116,22 @@ def test_the_same_prompts_are_shown_as_a_stage_learns(finished, stage):
 def test_the_recipe_written_down_leaves_nothing_to_derive(finished, finished_copy):
     written = load(str(finished / "recipe.yaml"))
     assert written.data.sft == "world" and written.model.params and written.sft.warmup_steps == 0
-    before = touched(finished_copy), (finished_copy / "run.json").read_bytes()
     said = go(written, finished_copy)
     assert said[:4] == [f"{stage}: finished and unchanged, kept" for stage in STAGES]
-    assert (touched(finished_copy), (finished_copy / "run.json").read_bytes()) == before
+    assert (finished_copy / "recipe.yaml").read_text() == (finished / "recipe.yaml").read_text()
     shutil.rmtree(finished_copy / "rl")
     said = go(written, finished_copy)
     assert not [line for line in said if " = " in line]
     assert (finished_copy / "recipe.yaml").read_text() == (finished / "recipe.yaml").read_text()
+
+
+def test_the_recipe_written_down_is_the_latest(finished_copy):
+    go(tiny("name=other", "sft.log_every=3"), finished_copy)
+    written = load(str(finished_copy / "recipe.yaml"))
+    assert written.name == "other" and written.sft.log_every == 3
+    assert written.sft.warmup_steps == 0
+    # What was derived, and by which rule, stays on record.
+    assert read_json(finished_copy / "run.json")["derived"]
 
 
 def test_lineage_names_every_input_by_content(finished):

@@ -145,13 +145,17 @@ def prepared_run(folder):
 @pytest.mark.parametrize("stage", ["pretrain", "sft", "reward"])
 def test_inspect_batch_shows_the_batch_that_the_stage_trains_on(stage, tmp_path, capsys):
     from fourstage.cli.app import main
-    from fourstage.data.sources import DocumentSource, PairSource
+    from fourstage.data.sources import DocumentSource, ExampleSource, PairSource
     from fourstage.data.store import Store
     from fourstage.reporting.batches import stage_batch
 
     prepared_run(tmp_path)
     store = Store.open(tmp_path / "data" / stage / "train")
-    source = PairSource(store, 3, 0) if stage == "reward" else DocumentSource(store, 100, 0, 32)
+    source = {
+        "pretrain": lambda: DocumentSource(store, 100, 0, 32),
+        "sft": lambda: ExampleSource(store, 100, 0),
+        "reward": lambda: PairSource(store, 3, 0),
+    }[stage]()
     batch, rows = stage_batch(tmp_path, stage, 2)
     assert torch.equal(batch.tokens, source.batch(2).tokens)
     assert rows == (stage == "reward")

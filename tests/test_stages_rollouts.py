@@ -15,7 +15,7 @@ from fourstage.model.actor_critic import ActorCritic
 from fourstage.objectives.grpo import GRPO
 from fourstage.objectives.logprobs import logprobs
 from fourstage.objectives.ppo import PPO
-from fourstage.recipe import RL
+from fourstage.recipe import RL, recipe_from
 from fourstage.stages.rl import trains_responses
 from fourstage.stages.rollouts import Players, RolloutSource, with_text
 from fourstage.training.contracts import Source
@@ -252,11 +252,7 @@ def test_updates_move_the_policy_towards_what_the_reward_model_likes(tmp_path):
     assert made.players.reference.lm_head.weight.equal(model(1).lm_head.weight)
 
 
-def test_grpo_refuses_an_adaptive_kl():
-    from types import SimpleNamespace
-
-    from fourstage.stages import rl
-
-    context = SimpleNamespace(section=section(algorithm="grpo", group=4, kl_target=1.0))
-    with pytest.raises(InputError, match="kl_target"):
-        rl.run(context)
+@pytest.mark.parametrize("key, value", [("kl_target", 1.0), ("pretraining_mix", 0.5)])
+def test_grpo_refuses_what_is_only_of_ppo_before_anything_is_trained(key, value):
+    with pytest.raises(InputError, match=key):
+        recipe_from({"rl": {"algorithm": "grpo", "group": 4, key: value}})

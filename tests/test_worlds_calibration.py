@@ -40,7 +40,15 @@ def test_every_document_is_read_back_to_the_same_bits_and_spans(documents):
 
 
 def test_no_word_of_a_list_begins_another_so_a_choice_fits_only_one_option():
-    lists = [words.NAMES, words.ANIMALS, words.COLOURS, words.THINGS, words.PLACES, words.TRAITS, words.DEEDS]
+    lists = [
+        words.NAMES,
+        words.ANIMALS,
+        words.COLOURS,
+        words.THINGS,
+        words.PLACES,
+        words.TRAITS,
+        words.DEEDS,
+    ]
     lists += [[words.plural(thing) for thing in words.THINGS]]
     lists += [[*OPENINGS, *CLOSINGS, *FILLERS]]
     for options in lists:

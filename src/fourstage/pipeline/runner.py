@@ -80,8 +80,8 @@ class Runner:
                 self._work(stage)
             else:
                 self._keep(stage)
-        if not working:
-            self._describe(self.resolved(stages[-1]))
+        if not working and self.group.writes:
+            self._write_recipe(self.resolved(stages[-1]))
         self._close()
 
     def prepare(self, stages: list[str], redo: bool) -> None:
@@ -337,11 +337,15 @@ class Runner:
         for item in self.derived:
             if item.key not in told:
                 self.say(f"  {item}")
-        values = recipe.to_dict() | self.sections
+        self._write_recipe(recipe)
+        self.lineage.describe(recipe, self.group.device.type, self.derived)
+
+    def _write_recipe(self, recipe: Recipe) -> None:
+        """Writes the recipe, each stage's section as it was resolved for that stage."""
         from fourstage.recipe import recipe_from
 
-        write_text(self.folder / "recipe.yaml", recipe_from(values).to_yaml())
-        self.lineage.describe(recipe, self.group.device.type, self.derived)
+        resolved = recipe_from(recipe.to_dict() | self.sections)
+        write_text(self.folder / "recipe.yaml", resolved.to_yaml())
 
     def _close(self) -> None:
         if not self.group.writes:
