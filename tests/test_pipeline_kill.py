@@ -40,11 +40,11 @@ def _lines(run: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in run.glob("*/metrics.jsonl"))
 
 
-def _killed_at(process: subprocess.Popen, run: Path, rows: int, wait: float) -> bool:
-    """Kills the process `wait` seconds after it has written `rows`; False where it ended before."""
+def _killed_at(process: subprocess.Popen, run: Path, written: int, wait: float) -> bool:
+    """Kills the process `wait` seconds after that many rows; False where it ended before."""
     with process:
         assert process.stdout is not None and process.stdout.readline()
-        while _lines(run) < rows and process.poll() is None:
+        while _lines(run) < written and process.poll() is None:
             time.sleep(0.005)
         try:
             process.wait(wait)
@@ -91,7 +91,7 @@ def _kill_often(recipe: Path, run: Path, kills: int, total: int, seed: int) -> i
 
 def test_killed_at_random_moments_a_run_ends_with_the_same_bytes(finished, tmp_path):
     recipe, total = recipe_file(tmp_path), _lines(finished)
-    assert _kill_often(recipe, tmp_path / "run", 6, total, random.randrange(10**6)) >= 4
+    assert _kill_often(recipe, tmp_path / "run", 4, total, random.randrange(10**6)) >= 3
     _assert_same(tmp_path / "run", finished)
     for stage in STAGES:
         steps = [row["step"] for row in rows(tmp_path / "run", stage)]
@@ -124,7 +124,7 @@ def test_killed_fifty_times_the_smoke_recipe_ends_with_the_same_bytes(tmp_path):
 
 
 def test_a_signal_saves_ends_with_130_and_goes_on_to_the_same_bytes(finished, tmp_path):
-    slow = ("sft.steps=200", "sft.batch_tokens=240", "sft.checkpoint_every=0")
+    slow = ("sft.steps=120", "sft.batch_tokens=240", "sft.checkpoint_every=0")
     recipe = recipe_file(tmp_path, tiny(*slow, "sft.validate_every=0", "sft.sample_every=0"))
     run, undisturbed = (shutil.copytree(finished, tmp_path / name) for name in ("run", "whole"))
     shutil.rmtree(run / "sft")
@@ -141,7 +141,7 @@ def test_a_signal_saves_ends_with_130_and_goes_on_to_the_same_bytes(finished, tm
     assert read_json(run / "run.json")["stages"]["sft"]["status"] == "interrupted"
     step = rows(run, "sft")[-1]["step"]
     assert (run / "sft" / "checkpoints" / f"step-{step:08d}").is_dir()
-    assert f"going on from step {step} of 200" in go(load(str(recipe)), run, only="sft")
+    assert f"going on from step {step} of 120" in go(load(str(recipe)), run, only="sft")
     go(load(str(recipe)), undisturbed, only="sft")
     assert weights(run)["sft"] == weights(undisturbed)["sft"]
     assert _timeless(run, "sft", "metrics.jsonl") == _timeless(undisturbed, "sft", "metrics.jsonl")
