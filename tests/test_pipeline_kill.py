@@ -108,7 +108,7 @@ def test_killed_before_random_writes_a_run_ends_with_the_same_bytes(finished, tm
         cwd=Path(__file__).parent, env=environment(), capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[-1]) >= 10
+    assert int(done.stdout.split()[-1]) >= 5
     _assert_same(tmp_path / "run", finished)
 
 
@@ -128,8 +128,9 @@ def test_a_signal_saves_ends_with_130_and_goes_on_to_the_same_bytes(finished, tm
     recipe = recipe_file(tmp_path, tiny(*slow, "sft.validate_every=0", "sft.sample_every=0"))
     run, undisturbed = (shutil.copytree(finished, tmp_path / name) for name in ("run", "whole"))
     shutil.rmtree(run / "sft")
+    before = _lines(run)
     process = started("sft", recipe, "--out", run)
-    while not (run / "sft" / "metrics.jsonl").exists() or len(rows(run, "sft")) < 5:
+    while _lines(run) < before + 5:
         assert process.poll() is None
         time.sleep(0.005)
     process.terminate()
