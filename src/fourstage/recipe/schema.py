@@ -240,7 +240,7 @@ class Recipe(Section):
         needy = [s for s in asked if self.data.origin(_PARTS[s]) == "made"]
         if self.data.pretrain in (None, []) and needy:
             raise InputError(
-                f"data.pretrain is missing, and {', '.join(needy)} needs it: write "
+                f"data.pretrain is missing, and it is needed for {', '.join(needy)}: write "
                 "data.pretrain=FOLDER (text, JSONL or JSON lists) or data.pretrain=world"
             )
 
