@@ -40,6 +40,15 @@ def resolve_device(choice: str = "auto") -> torch.device:
     return torch.device(choice)
 
 
+def memory_of(device: torch.device) -> float | None:
+    """Bytes of memory of one accelerator; None where the rules do not plan with it."""
+    import torch
+
+    if device.type != "cuda":
+        return None
+    return float(torch.cuda.get_device_properties(device).total_memory)
+
+
 def autocast(device: torch.device) -> contextlib.AbstractContextManager:
     """bf16 on CUDA; elsewhere fp32 (bf16 matmul is 60 times slower on a CPU without AMX)."""
     import torch

@@ -246,12 +246,13 @@ def _facts(recipe: Recipe, gpus: Gpus | None) -> tuple[DataFacts, list[str]]:
     Raises:
         InputError: data or a model are not here, and no cluster is asked about that may have them.
     """
-    from fourstage.planning import DataFacts
+    from fourstage.data.prepare import text_bytes
+    from fourstage.planning import DataFacts, parent_shape
     from fourstage.planning.budget import sharded
 
     notes = []
     try:
-        found = DataFacts(text_bytes=_text_bytes(recipe), model=_parent_shape(recipe))
+        found = DataFacts(text_bytes=text_bytes(recipe), model=parent_shape(recipe))
     except InputError as error:
         if gpus is None:
             raise
@@ -262,36 +263,14 @@ def _facts(recipe: Recipe, gpus: Gpus | None) -> tuple[DataFacts, list[str]]:
     return sharded(recipe, found, gpus), notes
 
 
-def _text_bytes(recipe: Recipe) -> int | None:
-    if not recipe.data.pretrain or recipe.data.pretrain == "world":
-        return None
-    from fourstage.data.prepare import text_bytes
-
-    return text_bytes(recipe)
-
-
-def _parent_shape(recipe: Recipe) -> Any:
-    """Shape of the first model from outside that a stage starts from."""
-    from fourstage.interchange import load_config
-    from fourstage.recipe import STAGES
-
-    folders = [recipe.stage(stage).source_model for stage in STAGES]
-    return next((load_config(Path(folder)) for folder in folders if folder), None)
-
-
 def _here(recipe: Recipe, facts: DataFacts) -> DataFacts:
     """The facts with what this machine is."""
     from dataclasses import replace
 
-    import torch
-
-    from fourstage.devices import resolve_device
+    from fourstage.devices import memory_of, resolve_device
 
     device = resolve_device(recipe.device)
-    memory = None
-    if device.type == "cuda":
-        memory = float(torch.cuda.get_device_properties(device).total_memory)
-    return replace(facts, device=device.type, memory_bytes=memory)
+    return replace(facts, device=device.type, memory_bytes=memory_of(device))
 
 
 def _speed_of(recipe: Recipe, gpus: Gpus | None) -> SpeedOf:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from fourstage.cli.running import stage_command
+from fourstage.cli.running import command_for
 
-command = stage_command("pretrain", "Pretraining: a base model from raw text.")
+command = command_for("pretrain", "Pretraining: a base model from raw text.")

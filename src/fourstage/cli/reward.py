@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from fourstage.cli.running import stage_command
+from fourstage.cli.running import command_for
 
-command = stage_command("reward", "Reward modelling: a reward model from comparisons.")
+command = command_for("reward", "Reward modelling: a reward model from comparisons.")

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from fourstage.cli.running import stage_command
+from fourstage.cli.running import command_for
 
-command = stage_command("rl", "Reinforcement learning: the chat model against the reward model.")
+command = command_for("rl", "Reinforcement learning: the chat model against the reward model.")

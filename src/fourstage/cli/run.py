@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-from fourstage.cli.running import Out, Overrides, RecipeArgument, Redo, start
+from fourstage.cli.running import command_for
 
-
-def command(
-    recipe: RecipeArgument,
-    overrides: Overrides = None,
-    out: Out = None,
-    redo: Redo = False,
-) -> None:
-    """Run all stages of a recipe; run again to go on where it stopped."""
-    start(recipe, overrides, out, redo)
+command = command_for(None, "Run all stages of a recipe; run again to go on where it stopped.")

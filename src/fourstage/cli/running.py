@@ -42,8 +42,8 @@ def start(
     run(loaded, run_folder(out, loaded.name), redo=redo, only=only)
 
 
-def stage_command(stage: str, help: str) -> Callable[..., None]:
-    """The command of one stage."""
+def command_for(only: str | None, help: str) -> Callable[..., None]:
+    """The command of one stage, or with None of them all."""
 
     def command(
         recipe: RecipeArgument,
@@ -51,7 +51,7 @@ def stage_command(stage: str, help: str) -> Callable[..., None]:
         out: Out = None,
         redo: Redo = False,
     ) -> None:
-        start(recipe, overrides, out, redo, only=stage)
+        start(recipe, overrides, out, redo, only)
 
     command.__doc__ = help
     return command

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from fourstage.cli.running import stage_command
+from fourstage.cli.running import command_for
 
-command = stage_command("sft", "Supervised fine-tuning: a chat model from demonstrations.")
+command = command_for("sft", "Supervised fine-tuning: a chat model from demonstrations.")

@@ -18,10 +18,9 @@ from fourstage.data.making import Limits
 from fourstage.data.prepared import PreparedData
 from fourstage.data.reading import RawFile, as_paths, find_files, raw_hashes
 from fourstage.errors import InputError
-from fourstage.recipe.schema import Recipe
+from fourstage.recipe.schema import PARTS, Recipe
 from fourstage.tasks import Task
 
-PARTS = {"pretrain": "pretrain", "sft": "sft", "reward": "preferences", "rl": "prompts"}
 _CONTEXT, _LONGEST = 256, 64
 _DEMONSTRATIONS, _COMPARISONS, _PROMPTS, _DOCUMENTS = 6_000, 3_000, 4_000, 100_000
 # A cautious guess where there is no text to measure it on.

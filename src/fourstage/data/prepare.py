@@ -23,13 +23,13 @@ from fourstage.data.encoding import (
     shortened,
 )
 from fourstage.data.fromtext import Sampler
-from fourstage.data.materials import PARTS, Materials
+from fourstage.data.materials import Materials
 from fourstage.data.prepared import PreparedData, write_lines
 from fourstage.data.reading import find_files
 from fourstage.data.store import Store, write_store
 from fourstage.data.vocabulary import make_tokenizer, tokenizer_source
 from fourstage.errors import InputError
-from fourstage.recipe.schema import STAGES, Recipe
+from fourstage.recipe.schema import PARTS, STAGES, Recipe
 
 Say = Callable[[str], None]
 # Changes when the same inputs would give other data.

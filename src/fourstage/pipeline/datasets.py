@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from fourstage.data import prepare
 from fourstage.data.fromtext import Sampler
 from fourstage.data.prepared import PreparedData
+from fourstage.devices import memory_of
 from fourstage.files import sha256_folder
 from fourstage.pipeline import raw
-from fourstage.pipeline.lineage import Lineage, outside_models
-from fourstage.planning import DataFacts, Derived, resolve
+from fourstage.pipeline.lineage import Lineage
+from fourstage.planning import DataFacts, Derived, parent_shape, resolve
 from fourstage.randomness import seed_for
-from fourstage.recipe import STAGES, Recipe
+from fourstage.recipe import PARTS, STAGES, Recipe
 
 if TYPE_CHECKING:
     from fourstage.tokenizer import Tokenizer
@@ -54,12 +57,11 @@ class Datasets:
         for stage in STAGES:
             self._learn(stage)
         tokenizer = self.run / "tokenizer" / "tokenizer.json"
-        return DataFacts(
-            text_bytes=prepare.text_bytes(self.recipe),
+        return replace(
+            self._first_facts,
             vocab_size=self.tokenizer().vocab_size if tokenizer.exists() else None,
-            model=self._parent_shape(),
             device=self.device.type,
-            memory_bytes=_memory_of(self.device),
+            memory_bytes=memory_of(self.device),
             **{_FACTS[stage]: int(number) for stage, number in self._known.items()},
         )
 
@@ -76,28 +78,26 @@ class Datasets:
 
     def _is_endless(self, stage: str) -> bool:
         """Whether the recipe says how much data there is, since the world has any amount."""
-        return self.recipe.data.origin(raw.PARTS[stage]) == "world"
+        return self.recipe.data.origin(PARTS[stage]) == "world"
 
     def _is_prepared(self, stage: str) -> bool:
-        recipe = resolve(self.recipe, self._first_facts())[0]
-        return prepare.Preparation(recipe, self.run, _quiet).is_current(stage)
+        return prepare.Preparation(self._at_first, self.run, _quiet).is_current(stage)
 
     def _is_the_same(self, stage: str) -> bool:
         """Whether `stage` was made from these very inputs, though its data are gone."""
         return self.lineage[stage].get("inputs", {}).get("data") == self.key(stage)
 
+    @cached_property
     def _first_facts(self) -> DataFacts:
-        """What is known before anything is prepared: all that preparation itself depends on."""
-        return DataFacts(text_bytes=prepare.text_bytes(self.recipe), model=self._parent_shape())
+        """What is known before anything is prepared."""
+        return DataFacts(
+            text_bytes=prepare.text_bytes(self.recipe), model=parent_shape(self.recipe)
+        )
 
-    def _parent_shape(self) -> Any:
-        from fourstage.interchange import load_config
-
-        for stage in STAGES:
-            folder = outside_models(stage, self.recipe).get("from")
-            if folder is not None:
-                return load_config(folder)
-        return None
+    @cached_property
+    def _at_first(self) -> Recipe:
+        """The recipe resolved with that alone: it holds all that preparation depends on."""
+        return resolve(self.recipe, self._first_facts)[0]
 
     def resolved(self) -> tuple[Recipe, list[Derived]]:
         """The recipe with its open fields filled, and each filled value with its rule."""
@@ -111,7 +111,7 @@ class Datasets:
 
     def key(self, stage: str) -> str:
         """Hash of all that decides the data of `stage`."""
-        return raw.data_key(resolve(self.recipe, self._first_facts())[0], stage, self.hashes)
+        return raw.data_key(self._at_first, stage, self.hashes)
 
     def is_known(self, stage: str) -> bool:
         """Whether the recipe can be resolved for `stage` as it will be when it runs."""
@@ -134,9 +134,8 @@ class Datasets:
         Raises:
             InputError: data missing or unreadable, or a vocabulary too large for the text.
         """
-        recipe = resolve(self.recipe, self._first_facts())[0]
         asked = self.recipe.tokenizer.vocab_size is not None
-        prepare.prepare_tokenizer(recipe, self.run, self.say, exact=asked)
+        prepare.prepare_tokenizer(self._at_first, self.run, self.say, exact=asked)
         self._tokenizer = None
 
     def can_prepare(self, stage: str) -> bool:
@@ -153,7 +152,7 @@ class Datasets:
             InputError: data missing, unreadable, malformed or too small.
         """
         self._known.pop(stage, None)
-        recipe = resolve(self.recipe, self._first_facts())[0]
+        recipe = self._at_first
         if stage == "reward":
             sampler = None if self.can_prepare(stage) else self._sampler(recipe, chat_model)
             prepare.prepare_reward(recipe, self.run, self.say, sampler)
@@ -187,13 +186,6 @@ class Datasets:
             return [tokenizer.decode(each.tokens) for each in done]
 
         return sample
-
-
-def _memory_of(device: torch.device) -> float | None:
-    """Bytes of memory of one accelerator; None where the rules do not plan with it."""
-    if device.type != "cuda":
-        return None
-    return float(torch.cuda.get_device_properties(device).total_memory)
 
 
 def _quiet(line: str) -> None:

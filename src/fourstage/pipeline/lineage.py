@@ -14,7 +14,7 @@ from fourstage import __version__
 from fourstage.errors import InputError
 from fourstage.files import read_json, sha256_file, sha256_json, write_json
 from fourstage.planning import Derived
-from fourstage.recipe import STAGES, Recipe
+from fourstage.recipe import Recipe
 
 NAME = "run.json"
 FORMAT = 1
@@ -35,15 +35,6 @@ _WITHOUT_EFFECT = frozenset(
 )
 _MODEL_FILES = ("config.json", "generation_config.json", "tokenizer.json", "*.safetensors")
 _LIBRARIES = ("torch", "tokenizers", "safetensors", "numpy")
-
-
-def after(stage: str, recipe: Recipe) -> list[str]:
-    """The stages of the run that are made from `stage`, directly or not, in order."""
-    found = [stage]
-    for name in STAGES:
-        if set(parents_of(name, recipe).values()) & set(found):
-            found.append(name)
-    return found[1:]
 
 
 def parents_of(stage: str, recipe: Recipe) -> dict[str, str]:

@@ -9,10 +9,9 @@ from typing import Any
 from fourstage.data.reading import find_files, raw_hashes
 from fourstage.errors import InputError
 from fourstage.files import sha256_json
-from fourstage.recipe import Recipe
+from fourstage.recipe import PARTS, Recipe
 
-# stage -> the part of `data` it is made from, and the fields that say how much of it there is.
-PARTS = {"pretrain": "pretrain", "sft": "sft", "reward": "preferences", "rl": "prompts"}
+# stage -> the field of `data` that says how much of it there is, where it is not read from files.
 _AMOUNTS = {"sft": "demonstrations", "reward": "comparisons", "rl": "rl_prompts"}
 
 Hashes = dict[str, dict[str, str]]

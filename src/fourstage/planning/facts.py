@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from fourstage.model.config import ModelConfig
 from fourstage.planning.published import through
-from fourstage.recipe.schema import Recipe
+from fourstage.recipe.schema import STAGES, Recipe
 
 # Bytes of English a token stands for, by size of the vocabulary (byte-level BPE).
 _BYTES_PER_TOKEN = ((320, 1.7), (860, 2.6), (8192, 3.7), (32000, 4.3), (50257, 4.5))
@@ -98,3 +99,15 @@ def training_text_tokens(recipe: Recipe, facts: DataFacts, vocab_size: int) -> f
         return None
     held_in = facts.text_bytes * (1 - recipe.data.validation)
     return held_in / through(_BYTES_PER_TOKEN, vocab_size, beyond=False)
+
+
+def parent_shape(recipe: Recipe) -> ModelConfig | None:
+    """Shape of the first model from outside that a stage starts from; None where there is none.
+
+    Raises:
+        InputError: a folder holds no model.
+    """
+    from fourstage.interchange import load_config
+
+    folders = (recipe.stage(stage).source_model for stage in STAGES)
+    return next((load_config(Path(folder)) for folder in folders if folder), None)

@@ -14,12 +14,11 @@ from fourstage.planning.memory import Memory, rollout_memory, training_memory
 from fourstage.planning.resolve import model_config, resolve
 from fourstage.planning.rules import Derived
 from fourstage.planning.speed import Speed, Trial, measure
-from fourstage.recipe import STAGES, Recipe
+from fourstage.recipe import PARTS, STAGES, Recipe
 
 if TYPE_CHECKING:
     import torch
 
-PARTS = {"pretrain": "pretrain", "sft": "sft", "reward": "preferences", "rl": "prompts"}
 # Share of a device's memory that a plan may fill.
 USABLE = 0.8
 

@@ -20,7 +20,8 @@ Fraction = Annotated[Real, Field(ge=0, le=1)]
 OpenFraction = Annotated[Real, Field(ge=0, lt=1)]
 Schedule = Literal["cosine", "linear", "wsd", "constant"]
 STAGES = ("pretrain", "sft", "reward", "rl")
-_PARTS = {"pretrain": "pretrain", "sft": "sft", "reward": "preferences", "rl": "prompts"}
+# stage -> the part of `data` that it is made from.
+PARTS = {"pretrain": "pretrain", "sft": "sft", "reward": "preferences", "rl": "prompts"}
 
 
 class Section(BaseModel):
@@ -237,7 +238,7 @@ class Recipe(Section):
             InputError: `data.pretrain` is missing.
         """
         asked = self.needed() if stages is None else stages
-        needy = [s for s in asked if self.data.origin(_PARTS[s]) == "made"]
+        needy = [s for s in asked if self.data.origin(PARTS[s]) == "made"]
         if self.data.pretrain in (None, []) and needy:
             raise InputError(
                 f"data.pretrain is missing, and it is needed for {', '.join(needy)}: write "

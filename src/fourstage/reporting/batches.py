@@ -53,9 +53,7 @@ def stage_batch(run: Path, stage: str, step: int | None = None) -> tuple[Batch, 
     recipe, store = resolved_recipe(run), Store.open(folder)
     if stage == "reward":
         pairs = PairSource(
-            store,
-            _told(recipe.reward.pairs_per_step, "reward.pairs_per_step"),
-            recipe.seed,
+            store, _told(recipe.reward.pairs_per_step, "reward.pairs_per_step"), recipe.seed
         )
         return pairs.batch(step or 0), True
     cells = _told(recipe.stage(stage).batch_tokens, f"{stage}.batch_tokens")

@@ -62,9 +62,7 @@ def run(context: StageContext) -> dict[str, Any]:
     module = WithLanguage(model, chat_model.output_weight) if with_language else model
     held_out = Store.open(context.data / "reward" / "validation")
     source = PairSource(
-        Store.open(context.data / "reward" / "train"),
-        section.pairs_per_step,
-        context.seed,
+        Store.open(context.data / "reward" / "train"), section.pairs_per_step, context.seed
     )
     trained = context.train(
         module,
