@@ -13,6 +13,8 @@ BF16 = 2
 LOGITS_KEPT = 2**27
 LOGITS_CHUNK = {"cpu": 2**19, "cuda": 2**26}
 LOGITS_COPIES = 3
+# No micro-batch is larger, whatever the memory.
+_MOST_TOKENS = 2**26
 
 
 @dataclass(frozen=True)
@@ -105,16 +107,21 @@ def rollout_memory(
 def largest_micro_batch(
     config: ModelConfig, budget: float, *, device: str = "cpu", shards: int = 1, models: int = 1
 ) -> int:
-    """Tokens that fit `budget` bytes in one forward and backward pass; 0 when not even one does."""
-    fits, beyond = 0, 1
-    while beyond <= 2**26 and _step(config, beyond, device, shards, models) <= budget:
-        fits, beyond = beyond, beyond * 2
+    """Tokens that fit `budget` bytes in one forward and backward pass; 0 when not even one does.
+
+    Memory rises with the tokens but for one place: just past it logits are made again and no
+    longer kept. So the search lies beyond that place where the first micro-batch there fits, and
+    below it otherwise.
+    """
+
+    def holds(tokens: int) -> bool:
+        return _step(config, tokens, device, shards, models) <= budget
+
+    unkept = LOGITS_KEPT // config.vocab_size + 1
+    fits, beyond = (unkept, _MOST_TOKENS + 1) if holds(unkept) else (0, unkept)
     while beyond - fits > max(1, fits // 64):
         middle = (fits + beyond) // 2
-        if _step(config, middle, device, shards, models) <= budget:
-            fits = middle
-        else:
-            beyond = middle
+        fits, beyond = (middle, beyond) if holds(middle) else (fits, middle)
     return fits
 
 
