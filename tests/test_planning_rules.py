@@ -59,6 +59,7 @@ def test_gpt3_flops_are_six_a_parameter_and_token(run):
 
 
 @given(params, st.floats(1, 100))
+@example(1.3e9, 5.0)
 def test_rates_never_rise_with_size(size, factor):
     larger = size * factor
     for rule in (rules.learning_rate, rules.sft_rate, rules.reward_rate, rules.rl_rate):

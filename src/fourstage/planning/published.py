@@ -121,9 +121,11 @@ def through(points: Points, x: float, *, beyond: bool = True) -> float:
     xs = [point[0] for point in points]
     index = min(max(bisect.bisect_right(xs, x), 1), len(points) - 1)
     (x0, y0), (x1, y1) = points[index - 1], points[index]
-    if x > xs[-1] and not beyond:
+    if x >= xs[-1] and not beyond:
         return y1
-    return math.exp(math.log(y0) + math.log(y1 / y0) * math.log(x / x0) / math.log(x1 / x0))
+    y = math.exp(math.log(y0) + math.log(y1 / y0) * math.log(x / x0) / math.log(x1 / x0))
+    # Rounding must not carry a value past the point it nears: the curve would turn there.
+    return min(max(y, min(y0, y1)), max(y0, y1)) if x0 <= x <= x1 else y
 
 
 def compute_optimal_tokens(params: float) -> float:
