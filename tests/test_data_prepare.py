@@ -250,7 +250,7 @@ def test_answers_too_long_for_the_context_are_cut_and_counted(tmp_path, own) -> 
     [
         ("sft", {"text": "plain"}, r"bad\.jsonl:1: data\.sft needs messages.*is a text"),
         ("preferences", {"prompt": "x"}, r"bad\.jsonl:1: data\.preferences needs prompt \+"),
-        ("sft", {"messages": []}, r"bad\.jsonl:1: 'messages' is not a list of messages"),
+        ("sft", {"messages": []}, r"bad\.jsonl:1: 'messages' is empty"),
     ],
 )
 def test_rows_of_another_kind_are_refused(tmp_path, own, part, row, fault) -> None:
@@ -284,7 +284,7 @@ def test_an_own_tokenizer_is_adopted(tmp_path, text) -> None:
     assert second.report["tokenizer"]["origin"] == "adopted"
     assert second.tokenizer().encode("Ada 12") == first.tokenizer().encode("Ada 12")
     values["tokenizer"] = {"path": str(tmp_path)}
-    with pytest.raises(InputError, match=r"no tokenizer\.json there"):
+    with pytest.raises(InputError, match=r"holds no tokenizer: write a folder"):
         prepare.prepare_tokenizer(recipe_from(values), tmp_path / "three", _quiet)
 
 

@@ -150,3 +150,57 @@ def test_pairs_stay_together_chosen_first(tmp_path) -> None:
 def test_nothing_to_train_on_is_refused(tmp_path) -> None:
     with pytest.raises(InputError, match="empty"):
         DocumentSource(write_store(tmp_path / "s", []), 10, 0, 10)
+
+
+@quick
+@given(rows, st.integers(8, 40), st.integers(2, 12), st.data())
+def test_with_overlap_a_transition_is_trained_once_and_read_behind_its_context(
+    tmp_path_factory, tokens, batch_tokens, context, data
+) -> None:
+    overlap = data.draw(st.integers(0, min(context, batch_tokens) - 1))
+    starts = np.cumsum([0, *map(len, tokens)])
+    numbered = [list(range(a, b)) for a, b in pairwise(starts)]
+    wanted = [i for row in numbered for i in row[:-1]]
+    if not wanted:
+        return
+    store = _store(tmp_path_factory, numbered)
+    source = DocumentSource(store, batch_tokens, 0, context, overlap)
+    first = {row[0] for row in numbered if row}
+    trained: list[int] = []
+    for step in range(source.steps_per_epoch + 1):
+        batch = source.batch(step)
+        weights = batch.streams["loss_weights"]
+        at = 0
+        for length in batch.lengths:
+            piece = batch.tokens[at : at + length].tolist()
+            context_only = int((weights[at : at + length] == 0).sum())
+            assert length <= context and context_only == (0 if piece[0] in first else overlap)
+            assert not weights[at : at + context_only].any()
+            trained += piece[context_only:]
+            at += length
+    assert source.cells_per_epoch == len(wanted)
+    assert sorted(trained[: len(wanted)]) == wanted
+
+
+def test_an_overlap_as_long_as_the_context_is_refused(tmp_path) -> None:
+    store = write_store(tmp_path / "s", [[1, 2, 3]])
+    with pytest.raises(InputError, match="from 0 to 7"):
+        DocumentSource(store, 100, 0, 8, overlap=8)
+
+
+def test_slices_of_a_stream_meet_without_gap() -> None:
+    stream = EndlessStream(np.array([5, 1, 7, 3]), 4, 0)
+    whole = stream.slices(0, 160)
+    order = [
+        (p, c)
+        for p, s, t in zip(whole.pieces, whole.skip, whole.take, strict=True)
+        for c in range(s, s + t)
+    ]
+    for a, b in ((0, 1), (3, 20), (15, 17), (16, 32), (31, 160)):
+        part = stream.slices(a, b)
+        cells = [
+            (p, c)
+            for p, s, t in zip(part.pieces, part.skip, part.take, strict=True)
+            for c in range(s, s + t)
+        ]
+        assert cells == order[a:b] and (part.take > 0).all()

@@ -60,15 +60,34 @@ def rollout(
 
 @app.command("data")
 def data(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files or folders")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Files, folders, or the folder of a run")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs")] = False,
     key: Annotated[str | None, typer.Option(help="The key of the text, as data.key")] = None,
+    mapping: Annotated[
+        list[str] | None, typer.Option("--map", metavar="OURS=THEIRS", help="As data.map")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="A folder with a tokenizer, to count tokens")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(min=1, help="Tell what is longer than so many tokens")
+    ] = None,
+    against: Annotated[
+        list[str] | None, typer.Option(help="Files whose texts the data must not hold")
+    ] = None,
+    examples: Annotated[int, typer.Option(min=0, help="Rows of each file to show")] = 1,
 ) -> None:
-    """What each file is recognised as, its rows, and every malformed row with its line."""
-    from rich.console import Console
+    """What each file is, every bad row with its line and reason, and its rows in numbers."""
+    from fourstage.reporting.doctor import command
 
-    from fourstage.errors import InputError
-    from fourstage.reporting.doctor import examine, print_findings
-
-    faults = print_findings(examine(files, key), Console(highlight=False))
-    if faults:
-        raise InputError(f"{faults} malformed rows or files: mend them as told above")
+    command.inspect_data(
+        files,
+        as_json=as_json,
+        mapping=command.mapping_of(key, mapping or []),
+        tokenizer=tokenizer,
+        context=context,
+        against=against or [],
+        examples=examples,
+    )

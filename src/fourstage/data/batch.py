@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fourstage.data.packing import best_fit
 from fourstage.model.layout import Layout
 
 
@@ -140,21 +141,15 @@ class Batch:
     def split(self, max_tokens: int | None) -> list[Batch]:
         """Micro-batches of at most `max_tokens` cells, cut between documents (or groups of them).
 
-        A document or group larger than that becomes a micro-batch of its own.
+        Packed best-fit decreasing, so that there are few. A document or group larger than that
+        becomes a micro-batch of its own.
         """
         if not max_tokens or self.cells <= max_tokens:
             return [self]
         groups = self._groups()
-        micro: list[list[int]] = [[]]
-        cells = 0
-        for group in groups:
-            size = sum(self.lengths[i] for i in group)
-            if micro[-1] and cells + size > max_tokens:
-                micro.append([])
-                cells = 0
-            micro[-1].extend(group)
-            cells += size
-        return [self.select(part) for part in micro]
+        sizes = [sum(self.lengths[i] for i in group) for group in groups]
+        packed = best_fit(sizes, max_tokens)
+        return [self.select(i for number in part for i in groups[number]) for part in packed]
 
     def _groups(self) -> list[list[int]]:
         if "group" not in self.documents:

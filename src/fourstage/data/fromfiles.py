@@ -4,64 +4,135 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from fourstage.data.documents import content_hash, place
 from fourstage.data.encoding import Demonstration, Pair
 from fourstage.data.making import Limits, free_task, reference_task
-from fourstage.data.reading import RawFile, read_rows, read_text
-from fourstage.data.rows import Row, refuse_kind, understand
+from fourstage.data.reading import (
+    BadRow,
+    RawFile,
+    inspect_file,
+    read_rows_and_faults,
+    read_text,
+)
+from fourstage.data.shapes import (
+    SHAPES,
+    Malformed,
+    Row,
+    Unteachable,
+    fits,
+    misfit,
+    needed,
+    recognise,
+    settle,
+)
 from fourstage.data.words import Vocabulary
 from fourstage.errors import InputError
 from fourstage.tasks import Messages, Task
 
 # Two percent of a small file would measure nothing: so many are held out, or a tenth.
 _LEAST_HELD_OUT = 100
+# More faults than these help nobody.
+_SHOWN = 5
 
 
 @dataclass
 class Rows:
-    """Rows kept for training and held out, and counts of what was dropped."""
+    """Rows kept for training and held out, and what was dropped.
+
+    Attributes:
+        bad: rows that cannot be used: {file, line, why}.
+    """
 
     train: list[Row] = field(default_factory=list)
     validation: list[Row] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    bad: list[dict[str, Any]] = field(default_factory=list)
 
 
-def read_part(raw: Iterable[RawFile], kinds: tuple[str, ...], part: str, share: float) -> Rows:
+def read_part(
+    raw: Sequence[RawFile],
+    kinds: tuple[str, ...],
+    part: str,
+    share: float,
+    mapping: Mapping[str, str] | None = None,
+    skip_bad: bool = False,
+) -> Rows:
     """Rows of one part of the data, without duplicates, split by a hash of their prompts.
 
-    A prompt with several answers stays on one side.
+    A prompt with several answers stays on one side; a ranking becomes its comparisons.
+
+    Args:
+        kinds: of rows that the part takes.
+        mapping: our names of keys to those of the rows.
+        skip_bad: leave rows out that cannot be used, instead of refusing the data.
 
     Raises:
-        InputError: unreadable or malformed rows, rows of another kind, none, or too few to split.
+        InputError: unreadable files, rows that cannot be used, none, or too few to split.
     """
     name = f"data.{part}"
     rows = Rows(counts=Counter({"read": 0, "duplicate": 0, "unusable": 0}))
     seen: set[bytes] = set()
     kept: list[Row] = []
     for file in raw:
-        if not file.holds_rows:
-            lines = _lines_of(file, kinds, name)
-            rows.counts["read"] += len(lines)
-            kept += lines
-            continue
-        for row in refuse_kind(understand(read_rows(file)), kinds, name):
-            rows.counts["read"] += 1
+        for row in _rows_of(file, kinds, name, mapping or {}, rows):
             content = content_hash(json.dumps([row.messages, row.chosen, row.rejected]))
-            if row.kind == "unusable" or (row.kind == "comparison" and row.chosen == row.rejected):
-                rows.counts["unusable"] += 1
-            elif content in seen:
+            if content in seen:
                 rows.counts["duplicate"] += 1
             else:
                 seen.add(content)
                 kept.append(row)
+    if rows.bad and not skip_bad:
+        paths = {file.name: file.path for file in raw}
+        faults = [f"{paths[bad['file']]}:{bad['line']}: {bad['why']}" for bad in rows.bad]
+        shown = faults[:_SHOWN]
+        if len(faults) > len(shown):
+            shown.append(f"... and {len(faults) - len(shown)} more")
+        shown[-1] += f" ({name} can leave such rows out: data.bad_rows=skip)"
+        raise InputError(*shown)
     if not kept:
         raise InputError(f"{name}: there is no row in it that can be used; give at least two")
     rows.train, rows.validation = _split(kept, share, name)
     rows.counts |= Counter(train=len(rows.train), validation=len(rows.validation))
+    rows.counts |= Counter(bad_rows=len(rows.bad)) if rows.bad else Counter()
     return rows
+
+
+def _rows_of(
+    file: RawFile, kinds: tuple[str, ...], name: str, mapping: Mapping[str, str], rows: Rows
+) -> Iterator[Row]:
+    """Rows of a file that the part takes; what is wrong with others is noted in `rows.bad`."""
+    if not inspect_file(file).holds_rows:
+        lines = _lines_of(file, kinds, name)
+        rows.counts["read"] += len(lines)
+        yield from lines
+        return
+    known: list[tuple[int, Row]] = []
+    for raw in read_rows_and_faults(file):
+        rows.counts["read"] += 1
+        if isinstance(raw, BadRow):
+            rows.bad.append({"file": file.name, "line": raw.line, "why": raw.why})
+            continue
+        try:
+            known.append((raw.line, recognise(raw.value, raw.where, mapping)))
+        except Unteachable:
+            rows.counts["unusable"] += 1
+        except Malformed as fault:
+            rows.bad.append({"file": file.name, "line": raw.line, "why": str(fault)})
+    shape = settle(Counter(row.shape for _, row in known)) if known else ""
+    for line, row in known:
+        why = ""
+        if not fits(row.shape, shape):
+            why = misfit(row.shape, shape)
+        elif row.kind not in kinds:
+            why = f"{name} needs {needed(kinds[0])}; this row is {SHAPES.get(row.shape, row.kind)}"
+        if why:
+            rows.bad.append({"file": file.name, "line": line, "why": why})
+        else:
+            yield from row.pairs() if row.kind in ("comparison", "ranking") else [row]
 
 
 def _lines_of(file: RawFile, kinds: tuple[str, ...], name: str) -> list[Row]:

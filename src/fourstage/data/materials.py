@@ -5,18 +5,20 @@ Each part comes from the embedded world, from a person's own files, or is made f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 from fourstage import files
 from fourstage.data import fromfiles, fromworld
-from fourstage.data.documents import Kept, keep, read_documents
+from fourstage.data.corpus import Corpus, corpus_inputs
+from fourstage.data.documents import Kept
 from fourstage.data.encoding import Demonstration, Pair
 from fourstage.data.fromtext import Sampler, TextMaterials
 from fourstage.data.making import Limits
 from fourstage.data.prepared import PreparedData
-from fourstage.data.reading import RawFile, as_paths, find_files, raw_hashes
+from fourstage.data.reading import RawFile, find_files, raw_hashes
+from fourstage.data.shapes import check_mapping
 from fourstage.errors import InputError
 from fourstage.recipe.schema import PARTS, Recipe
 from fourstage.tasks import Task
@@ -25,32 +27,42 @@ _CONTEXT, _LONGEST = 256, 64
 _DEMONSTRATIONS, _COMPARISONS, _PROMPTS, _DOCUMENTS = 6_000, 3_000, 4_000, 100_000
 # A cautious guess where there is no text to measure it on.
 _CHARACTERS_PER_TOKEN = 3.0
+# Instructions are made, and merges counted, on so much of a larger text; more changes neither.
+_READ_CHARACTERS = 64_000_000
+_COUNTED_CHARACTERS = 100_000_000
 
 Report = dict[str, Any]
+# Where a report carries the rows that were left out, to be listed in a file of their own.
+BAD = "bad"
+
+
+def world_documents(recipe: Recipe) -> int:
+    """How many documents of the world are written out."""
+    return recipe.world.documents or _DOCUMENTS
 
 
 class Materials:
     """The parts of one recipe.
 
+    Args:
+        corpus: gives the prepared text, which it prepares where need be.
+
     Attributes:
         context: most cells of a row. longest: most tokens of a response.
     """
 
-    # The last text read in this process, by what it was read from: one stage's serves the next.
-    _kept: ClassVar[dict[str, Kept]] = {}
+    # The last makers of this process, by what they were made from: one stage's serves the next.
     _from_text: ClassVar[dict[str, TextMaterials]] = {}
 
-    def __init__(self, recipe: Recipe, prepared: PreparedData):
-        self.recipe, self.prepared = recipe, prepared
+    def __init__(self, recipe: Recipe, prepared: PreparedData, corpus: Callable[[], Corpus]):
+        self.recipe, self.prepared, self.corpus = recipe, prepared, corpus
         self.context = recipe.model.context or _CONTEXT
         self.longest = recipe.rl.max_new_tokens or min(_LONGEST, self.context // 4)
 
     def found(self, part: str) -> list[RawFile]:
-        """The raw files of a part; none where it is not read from files."""
-        paths = getattr(self.recipe.data, part)
-        if not paths or self.recipe.data.origin(part) != "files":
-            return []
-        return find_files(paths, f"data.{part}")[0]
+        """The raw files of one of the last three parts; none where it is not read from files."""
+        paths = self.recipe.data.paths(part)
+        return find_files(paths, f"data.{part}")[0] if paths else []
 
     def raw(self, part: str) -> dict[str, str]:
         """name -> sha256 of the raw files of a part."""
@@ -61,8 +73,7 @@ class Materials:
         data = self.recipe.data
         if data.pretrain == "world":
             return {"world": self.recipe.world.model_dump()}
-        cut = [data.document, data.key, data.validation]
-        return {"raw": self.raw("pretrain"), "cut": cut}
+        return corpus_inputs(data)
 
     def inputs(self, stage: str) -> Report:
         """All that decides the rows of one of the last three stages, but for the tokenizer."""
@@ -86,18 +97,12 @@ class Materials:
         return [files.sha256_file(path) for path in weights]
 
     def kept(self) -> Kept:
-        """Documents of the pretraining files, split; read once in a process."""
-        data = self.recipe.data
-        paths = as_paths(data.pretrain or [])
-        key = files.sha256_json([self.text_inputs(), [str(path) for path in paths]])
-        if key not in self._kept:
-            found, skipped = find_files(paths, "data.pretrain")
-            where = f"data.pretrain={','.join(map(str, paths))}"
-            kept = keep(read_documents(found, data.document, data.key), data.validation, where)
-            kept.counts |= {"files": len(found), "files_passed_over": len(skipped)}
-            self._kept.clear()
-            self._kept[key] = kept
-        return self._kept[key]
+        """Documents of the prepared text, split; of a large one, some spread over it."""
+        corpus = self.corpus()
+        train, held_out = (
+            list(corpus.texts(split, _READ_CHARACTERS)) for split in ("train", "validation")
+        )
+        return Kept(train, held_out)
 
     def from_text(self) -> TextMaterials:
         """The maker of instructions from the text.
@@ -122,34 +127,26 @@ class Materials:
         self.prepared.write_vocabulary(self._from_text[key].vocabulary.known)
         return self._from_text[key]
 
+    def rows(self, part: str, kinds: tuple[str, ...]) -> fromfiles.Rows:
+        """The rows of a person's own files."""
+        data = self.recipe.data
+        check_mapping(data.keys)
+        skip = data.bad_rows == "skip"
+        return fromfiles.read_part(
+            self.found(part), kinds, part, data.validation, data.keys, skip_bad=skip
+        )
+
     def counted_texts(self) -> Iterator[str]:
         """What a vocabulary is trained on: documents, prompts and responses."""
         data, seed = self.recipe.data, self.recipe.seed
         if data.pretrain == "world":
-            yield from fromworld.counted_texts(seed, self.recipe.world.documents or _DOCUMENTS)
+            yield from fromworld.counted_texts(seed, world_documents(self.recipe))
         elif data.pretrain:
-            yield from self.kept().train
-        for part, kinds in (("sft", ("dialogue",)), ("preferences", ("comparison",))):
+            yield from self.corpus().texts("train", _COUNTED_CHARACTERS)
+        for part, kinds in (("sft", ("dialogue",)), ("preferences", ("comparison", "ranking"))):
             if self.found(part):
-                rows = fromfiles.read_part(self.found(part), kinds, part, data.validation)
+                rows = self.rows(part, kinds)
                 yield from (row.as_text() for row in rows.train)
-
-    def documents(self) -> tuple[Iterable[str], list[dict], Report]:
-        """Training documents, rows of held-out ones, and a report."""
-        recipe = self.recipe
-        if recipe.data.pretrain == "world":
-            count = recipe.world.documents or _DOCUMENTS
-            rows = fromworld.held_out_documents(recipe.seed, recipe.world.validation_documents)
-            return fromworld.documents(recipe.seed, count), rows, {"origin": "world"}
-        kept = self.kept()
-        why = {
-            "empty": "nothing but white space",
-            "duplicate": "the same text was there before",
-            "validation": f"held out by content hash; data.validation={recipe.data.validation:g}",
-            "files_passed_over": "neither text, JSON lines nor a JSON list",
-        }
-        report = {"origin": "files", **kept.counts, "why": why}
-        return kept.train, [{"text": text} for text in kept.validation], report
 
     def demonstrations(
         self,
@@ -163,11 +160,11 @@ class Materials:
             tasks = list(fromworld.tasks(seed, "validation", measured.instructions))
             return train, beyond, tasks, {"origin": origin}
         if origin == "files":
-            rows = fromfiles.read_part(self.found("sft"), ("dialogue",), "sft", data.validation)
+            rows = self.rows("sft", ("dialogue",))
             train = [fromfiles.demonstration(row) for row in rows.train]
             held_out = [fromfiles.demonstration(row) for row in rows.validation]
             tasks = [each.task for each in held_out][: measured.instructions]
-            return train, held_out, tasks, {"origin": origin, **rows.counts}
+            return train, held_out, tasks, {"origin": origin, **rows.counts, BAD: rows.bad}
         made = self.from_text()
         train = made.demonstrations("sft", count)
         held_out = made.demonstrations("sft held out", measured.instructions)
@@ -189,11 +186,10 @@ class Materials:
             held_out = list(fromworld.comparisons(seed, "validation", measured.pairs))
             return train, held_out, {"origin": origin}
         if origin == "files":
-            found = self.found("preferences")
-            rows = fromfiles.read_part(found, ("comparison",), "preferences", data.validation)
+            rows = self.rows("preferences", ("comparison", "ranking"))
             train = [fromfiles.pair(row) for row in rows.train]
             held_out = [fromfiles.pair(row) for row in rows.validation][: measured.pairs]
-            return train, held_out, {"origin": origin, **rows.counts}
+            return train, held_out, {"origin": origin, **rows.counts, BAD: rows.bad}
         if sample is None:
             raise InputError(
                 "data.preferences: comparisons made from the text need the SFT model's samples; "
@@ -216,15 +212,15 @@ class Materials:
             held_out = list(fromworld.tasks(seed, "validation", measured.prompts, first))
             return train, held_out, {"origin": origin}
         if origin == "files":
-            kinds = ("prompt", "dialogue")
-            rows = fromfiles.read_part(self.found("prompts"), kinds, "prompts", data.validation)
-            text = self.from_text() if self.found("pretrain") else None
+            rows = self.rows("prompts", ("prompt", "dialogue"))
+            text = self.from_text() if data.paths("pretrain") else None
             usual = Limits.within(self.longest, _CHARACTERS_PER_TOKEN)
             make = fromfiles.task_maker(
                 text.vocabulary if text else None, text.limits if text else usual
             )
             held_out = [make(row) for row in rows.validation][: measured.prompts]
-            return [make(row) for row in rows.train], held_out, {"origin": origin, **rows.counts}
+            told = {"origin": origin, **rows.counts, BAD: rows.bad}
+            return [make(row) for row in rows.train], held_out, told
         made = self.from_text()
         train = made.tasks("prompts", count)
         held_out = made.tasks("prompts held out", measured.prompts)

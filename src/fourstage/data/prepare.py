@@ -12,7 +12,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fourstage import files
+from fourstage.data import fromworld
+from fourstage.data.corpus import Corpus, build_corpus, corpus_inputs, text_size
+from fourstage.data.crew import workers_for
 from fourstage.data.documents import content_hash
 from fourstage.data.encoding import (
     Demonstration,
@@ -23,9 +28,10 @@ from fourstage.data.encoding import (
     shortened,
 )
 from fourstage.data.fromtext import Sampler
-from fourstage.data.materials import Materials
+from fourstage.data.materials import BAD, Materials, world_documents
+from fourstage.data.packing import packing_report
 from fourstage.data.prepared import PreparedData, write_lines
-from fourstage.data.reading import find_files
+from fourstage.data.shards import write_shards
 from fourstage.data.store import Store, write_store
 from fourstage.data.vocabulary import make_tokenizer, tokenizer_source
 from fourstage.errors import InputError
@@ -33,7 +39,7 @@ from fourstage.recipe.schema import PARTS, STAGES, Recipe
 
 Say = Callable[[str], None]
 # Changes when the same inputs would give other data.
-_FORMAT = 1
+_FORMAT = 2
 # Training demonstrations kept as text, for worked examples.
 _EXAMPLES = 1000
 _ORIGINS = {"made": "made from the text", "files": "from files", "world": "of the world"}
@@ -107,11 +113,14 @@ def prepare_rl(recipe: Recipe, run: Path, say: Say = print) -> PreparedData:
 
 
 def text_bytes(recipe: Recipe) -> int | None:
-    """Bytes of the pretraining files as they lie there; None for the world and for none."""
-    if not recipe.data.pretrain or recipe.data.pretrain == "world":
+    """Bytes of the pretraining text, roughly where it is packed; None for the world and for none.
+
+    Raises:
+        InputError: a path that does not exist.
+    """
+    if not recipe.data.paths("pretrain"):
         return None
-    found, _ = find_files(recipe.data.pretrain, "data.pretrain")
-    return sum(file.path.stat().st_size for file in found)
+    return text_size(recipe.data)
 
 
 class Preparation:
@@ -120,11 +129,11 @@ class Preparation:
     def __init__(self, recipe: Recipe, run: Path, say: Say, exact: bool = True):
         self.recipe, self.run, self.say, self.exact = recipe, run, say, exact
         self.prepared = PreparedData.open(run)
-        self.materials = Materials(recipe, self.prepared)
+        self.materials = Materials(recipe, self.prepared, self.corpus)
 
     def _key(self, step: str, inputs: dict[str, Any]) -> str:
         told = {"format": _FORMAT, "step": step, "seed": self.recipe.seed, "inputs": inputs}
-        if step != "tokenizer":
+        if step not in ("corpus", "tokenizer"):
             told["tokenizer"] = files.sha256_folder(self.run / "tokenizer")
         return files.sha256_json(told)
 
@@ -172,6 +181,17 @@ class Preparation:
         if not (self.run / "tokenizer" / "tokenizer.json").exists():
             self.tokenizer()
 
+    def corpus(self) -> Corpus:
+        """The text of a person's own files, read, cleaned and split, unless the run has it."""
+        folder = self.prepared.folder / "corpus"
+        key = self._key("corpus", corpus_inputs(self.recipe.data))
+        if self.prepared.is_done("corpus", key):
+            return Corpus(folder)
+        corpus, report = build_corpus(self.recipe.data, folder)
+        self.prepared.finish("corpus", key, report, {})
+        self.say(_told(report))
+        return corpus
+
     def pretrain(self) -> None:
         """Stores of documents; those of the world are written as drawn, repeats and all."""
         self._with_tokenizer()
@@ -179,27 +199,59 @@ class Preparation:
         key = self._key("pretrain", inputs)
         if self.prepared.is_done("pretrain", key):
             return
-        self.prepared.begin("pretrain")
-        train, rows, report = self.materials.documents()
-        tokenizer, folder = self.prepared.tokenizer(), self.prepared.folder / "pretrain"
-        size, seen = tokenizer.vocab_size, _Seen(train, rows)
-        held_out = document_rows(tokenizer, (row["text"] for row in rows))
-        validation = write_store(folder / "validation", held_out, vocab_size=size)
-        store = write_store(folder / "train", document_rows(tokenizer, seen), vocab_size=size)
-        write_lines(folder / "validation.jsonl", rows)
+        folder = self._begin_pretrain(key)
+        from_world = self.recipe.data.pretrain == "world"
+        train, validation, report = (self._world if from_world else self._shards)(folder)
         report |= {
-            "train": len(store),
+            "train": len(train),
             "validation": len(validation),
-            "train_tokens": store.tokens_total,
+            "train_tokens": train.tokens_total,
             "validation_tokens": validation.tokens_total,
-            "validation_seen_in_training": seen.share(),
         }
         raw = {"pretrain": inputs["raw"]} if "raw" in inputs else {}
         self.prepared.finish("pretrain", key, report, raw)
         self.say(
-            f"data for pretrain: {len(store):,} documents, {store.tokens_total:,} tokens; "
-            f"{len(validation):,} held out, {seen.share():.1%} of them occur in training"
+            f"data for pretrain: {len(train):,} documents, {train.tokens_total:,} tokens; "
+            f"{len(validation):,} held out, {report['validation_seen_in_training']:.1%} of them "
+            "occur in training"
         )
+
+    def begin_pretrain(self) -> None:
+        """Makes room for the rows of documents that others encode, unless the stores are there."""
+        key = self._key("pretrain", self.materials.text_inputs())
+        if not self.prepared.is_done("pretrain", key):
+            self._begin_pretrain(key)
+
+    def _begin_pretrain(self, key: str) -> Path:
+        """The folder of the stores; rows encoded before a kill are kept, known by their inputs."""
+        folder = self.prepared.folder / "pretrain"
+        if not (folder / f".{key[:16]}").exists():
+            self.prepared.begin("pretrain")
+            files.write_text(folder / f".{key[:16]}", "")
+        return folder
+
+    def _world(self, folder: Path) -> tuple[Store, Store, dict[str, Any]]:
+        recipe, tokenizer = self.recipe, self.prepared.tokenizer()
+        rows = fromworld.held_out_documents(recipe.seed, recipe.world.validation_documents)
+        seen = _Seen(fromworld.documents(recipe.seed, world_documents(recipe)), rows)
+        size = tokenizer.vocab_size
+        held_out = document_rows(tokenizer, (row["text"] for row in rows))
+        validation = write_store(folder / "validation", held_out, vocab_size=size)
+        store = write_store(folder / "train", document_rows(tokenizer, seen), vocab_size=size)
+        write_lines(folder / "validation.jsonl", rows)
+        return store, validation, {"origin": "world", "validation_seen_in_training": seen.share()}
+
+    def _shards(self, folder: Path) -> tuple[Store, Store, dict[str, Any]]:
+        corpus = self.corpus()
+        characters = sum(corpus.characters.values())
+        workers = workers_for(characters, self.recipe.data.workers)
+        stores = write_shards(folder, corpus, self.run / "tokenizer", workers)
+        rows = ({"text": text} for text in corpus.texts("validation"))
+        write_lines(folder / "validation.jsonl", rows)
+        tokens = _tokens_of(stores["train"])
+        # No two documents of a corpus are near duplicates on both sides of the split.
+        report = {"origin": "files", "validation_seen_in_training": 0.0, "sources": tokens}
+        return stores["train"], stores["validation"], report
 
     def _stage(self, stage: str, write: Callable[[Path, str, Counter[str]], dict]) -> None:
         """One of the last three stages' steps: skipped when done, else written and marked."""
@@ -211,6 +263,13 @@ class Preparation:
         self.prepared.begin(stage)
         counts = Counter[str]()
         report = write(self.prepared.folder / stage, key, counts)
+        bad = report.pop(BAD, [])
+        if bad:
+            write_lines(self.prepared.folder / stage / "bad_rows.jsonl", bad)
+            self.say(
+                f"warning: {len(bad):,} bad rows of data.{PARTS[stage]} left out, listed in "
+                f"data/{stage}/bad_rows.jsonl"
+            )
         report |= {"context": self.materials.context, **counts}
         raw = {PARTS[stage]: inputs["raw"]} if inputs["raw"] else {}
         self.prepared.finish(stage, key, report, raw)
@@ -222,7 +281,9 @@ class Preparation:
 
         def write(folder: Path, key: str, counts: Counter[str]) -> dict[str, Any]:
             train, held_out, tasks, report = self.materials.demonstrations()
-            report["train"] = len(self._write_dialogues(folder / "train", train, counts))
+            store = self._write_dialogues(folder / "train", train, counts)
+            report["train"] = len(store)
+            report["packing"] = packing_report(store.lengths.tolist(), self.materials.context + 1)
             store = self._write_dialogues(folder / "validation", held_out, counts)
             report["validation"] = len(store)
             write_lines(folder / "demonstrations.jsonl", [d.to_json() for d in train[:_EXAMPLES]])
@@ -294,6 +355,34 @@ class Preparation:
                 f"data.{part}: nothing in it fits model.context={self.materials.context}: write a "
                 "larger model.context, or give shorter rows"
             )
+
+
+def _tokens_of(store: Store) -> dict[str, int]:
+    """Tokens of each source."""
+    tokens = np.bincount(store.sources, store.lengths, minlength=len(store.source_names))
+    return {name: int(n) for name, n in zip(store.source_names, tokens, strict=True)}
+
+
+def _told(report: dict[str, Any]) -> str:
+    """One line of what became of the text."""
+    kept = report["train"] + report["validation"]
+    lost = {"duplicate": report["duplicate"], "near duplicate": report["near_duplicate"]}
+    lost |= {name: count for name, count in report["dropped"].items()}
+    dropped = ", ".join(f"{count:,} {name}" for name, count in lost.items() if count)
+    told = f"text: {kept:,} documents kept of {report['read']:,} in {report['files']:,} files"
+    told += f"; dropped: {dropped}" if dropped else ""
+    for name, where in (("bad_rows", "data/corpus/bad_rows.jsonl"), ("refused_files", "")):
+        found = report[name]
+        count = found if isinstance(found, int) else len(found)
+        if count:
+            told += f"\nwarning: {count:,} {name.replace('_', ' ')} left out"
+            told += f", listed in {where}" if where else ": " + _refusals(found)
+    return told
+
+
+def _refusals(found: dict[str, str]) -> str:
+    shown = [f"{name} ({why})" for name, why in list(found.items())[:5]]
+    return ", ".join(shown) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
 
 
 class _Seen:

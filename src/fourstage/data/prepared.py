@@ -1,6 +1,7 @@
 """What preparation leaves in a run, and how it is opened.
 
 data/<stage>/train, validation     stores
+data/corpus/                       documents of a person's own files, and lists of what was dropped
 data/pretrain/validation.jsonl     {text, kind?, bits?, determined?}
 data/sft/demonstrations.jsonl      {task, response}: some of the training ones
 data/sft/validation.jsonl          tasks, and where they were demonstrated their {response}
@@ -26,14 +27,15 @@ from fourstage.data.words import remember
 from fourstage.tasks import Task
 from fourstage.tokenizer import Tokenizer
 
-STEPS = ("tokenizer", "pretrain", "sft", "reward", "rl")
+STEPS = ("corpus", "tokenizer", "pretrain", "sft", "reward", "rl")
 _VOCABULARY = "vocabulary.txt"
 
 
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     """Writes JSON lines, whole or not at all; returns how many."""
-    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-    files.write_text(path, "".join(line + "\n" for line in lines))
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    # Lone surrogates are escaped: they are no UTF-8.
+    files.write_bytes(path, "".join(lines).encode("utf-8", "backslashreplace"))
     return len(lines)
 
 

@@ -8,6 +8,8 @@ so it can be found without walking there, whatever was trained before.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -17,6 +19,24 @@ from fourstage.data.batch import Batch, Example
 from fourstage.data.store import Store
 from fourstage.errors import InputError
 from fourstage.randomness import permutation
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Parts of pieces: [n] which piece each is of, how many of its cells it skips and takes."""
+
+    pieces: np.ndarray
+    skip: np.ndarray
+    take: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: Sequence[Slices]) -> Slices:
+        none = np.zeros(0, np.int64)
+        return cls(
+            np.concatenate([none, *(part.pieces for part in parts)]),
+            np.concatenate([none, *(part.skip for part in parts)]),
+            np.concatenate([none, *(part.take for part in parts)]),
+        )
 
 
 class EndlessStream:
@@ -47,24 +67,77 @@ class EndlessStream:
             pieces += order[low:high].tolist()
         return pieces
 
+    def slices(self, first: int, last: int) -> Slices:
+        """Pieces that lie in the cells `first` to `last`; those at the ends may be cut."""
+        found: list[Slices] = []
+        for epoch in range(first // self.epoch_cells, (last - 1) // self.epoch_cells + 1):
+            order, starts = self._epoch(epoch)
+            base = epoch * self.epoch_cells
+            begin, end = max(first - base, 0), min(last - base, self.epoch_cells)
+            low = np.searchsorted(starts, begin, side="right") - 1
+            high = np.searchsorted(starts, end, side="left")
+            chosen, begun = order[low:high], starts[low:high]
+            skip = np.maximum(begin - begun, 0)
+            stop = np.minimum(begun + self.sizes[chosen], end)
+            found.append(Slices(chosen, skip, stop - begun - skip))
+        return Slices.joined(found)
 
-class DocumentSource:
-    """Documents as pieces of at most `context` cells, every transition of the store in one piece.
+
+class Pieces:
+    """Documents as pieces of at most `context` cells, every transition fresh in one piece.
 
     A document of n tokens has n - 1 cells; neighbouring pieces share the token at which they meet.
+    With `overlap`, a piece first reads that many cells of the piece before it; these are context
+    only and no piece trains them again.
+
+    Attributes:
+        document, start, sizes: [pieces] document of each, its first fresh cell, how many it has.
+
+    Raises:
+        InputError: an overlap that leaves no room for fresh cells.
     """
 
-    def __init__(self, store: Store, batch_tokens: int, seed: int, context: int):
-        self.store, self.batch_tokens = store, batch_tokens
+    def __init__(self, store: Store, documents: np.ndarray, context: int, overlap: int = 0):
+        if not 0 <= overlap < context:
+            raise InputError(
+                f"data.overlap={overlap} leaves nothing of a context of {context} cells: write "
+                f"a number from 0 to {context - 1}"
+            )
+        self.store, self.context, self.overlap = store, context, overlap
+        fresh = context - overlap
+        cells = np.maximum(np.asarray(store.lengths)[documents] - 1, 0)
+        # The first piece has nothing before it and is fresh throughout.
+        counts = np.where(cells > 0, 1 + np.maximum(-(-(cells - context) // fresh), 0), 0)
+        owner = np.repeat(np.arange(len(counts)), counts)
+        number = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+        self.document = documents[owner]
+        self.start = np.where(number > 0, number * fresh + overlap, 0)
+        self.sizes = np.minimum(np.where(number > 0, fresh, context), cells[owner] - self.start)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def example(self, index: int, skip: int = 0, take: int | None = None) -> Example:
+        """The fresh cells `skip` to `skip + take` of a piece, behind their context."""
+        size = int(self.sizes[index]) - skip if take is None else take
+        start = int(self.start[index]) + skip
+        before = min(self.overlap, start, self.context - size)
+        example = self.store.span(int(self.document[index]), start - before, start + size + 1)
+        if before:
+            example.loss_mask = example.trained()
+            example.loss_mask[: before + 1] = False
+        return example
+
+
+class DocumentSource:
+    """Documents in pieces of at most `context` cells; `batch_tokens` counts their fresh cells."""
+
+    def __init__(self, store: Store, batch_tokens: int, seed: int, context: int, overlap: int = 0):
+        self.batch_tokens = batch_tokens
         # A piece longer than a step would leave some steps without any piece.
-        self.cells = min(context, batch_tokens)
-        cells = np.maximum(np.asarray(store.lengths) - 1, 0)
-        counts = -(-cells // self.cells)
-        self.document = np.repeat(np.arange(len(counts)), counts)
-        first = np.repeat(np.cumsum(counts) - counts, counts)
-        self.start = (np.arange(len(self.document)) - first) * self.cells
-        sizes = np.minimum(self.cells, cells[self.document] - self.start)
-        self._stream = EndlessStream(sizes, batch_tokens, seed)
+        context = min(context, batch_tokens)
+        self.pieces = Pieces(store, np.arange(len(store)), context, overlap)
+        self._stream = EndlessStream(self.pieces.sizes, batch_tokens, seed)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -74,12 +147,8 @@ class DocumentSource:
     def cells_per_epoch(self) -> int:
         return self._stream.epoch_cells
 
-    def piece(self, index: int) -> Example:
-        start = int(self.start[index])
-        return self.store.span(int(self.document[index]), start, start + self.cells + 1)
-
     def batch(self, step: int) -> Batch:
-        return Batch.language([self.piece(index) for index in self._stream.at(step)])
+        return Batch.language([self.pieces.example(index) for index in self._stream.at(step)])
 
     def state(self) -> dict:
         return {}

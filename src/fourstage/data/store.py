@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,6 +27,7 @@ class Store:
         lengths: [len] tokens of each example, int64.
         tokens_total: their sum.
         hash: of all the files; equal stores have equal hashes wherever they lie.
+        sources: [len] uint16, which of `source_names` each example is of; zeros where all are one.
     """
 
     def __init__(self, folder: Path):
@@ -37,6 +39,11 @@ class Store:
         self.tokens_total = int(self.offsets[-1])
         self.tokens = _map(folder / "tokens.bin", self.index["dtype"])
         self.mask = _map(folder / "mask.bin", "bool") if self.index["masked"] else None
+        self.source_names: list[str] = self.index.get("sources", [])
+        if self.source_names:
+            self.sources = np.load(folder / "sources.npy", mmap_mode="r", allow_pickle=False)
+        else:
+            self.sources = np.zeros(len(self.lengths), np.uint16)
         self._rows = None
         if self.index["rows"]:
             self._row_offsets = np.load(folder / "rows.npy", mmap_mode="r", allow_pickle=False)
@@ -44,15 +51,28 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path) -> Store:
-        """Opens what `write_store` wrote.
+        """Opens what `write_store` wrote, and checks that its files have the sizes they had.
 
         Raises:
-            InputError: there is no store, or one of its files is missing.
+            InputError: there is no store, or one of its files is missing or was cut.
         """
         try:
-            return cls(Path(folder))
-        except FileNotFoundError as error:
-            raise InputError(f"{folder} holds no prepared data: run `fourstage prepare`") from error
+            store = cls(Path(folder))
+        except (OSError, ValueError, KeyError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise InputError(
+                    f"{folder} holds no prepared data: run `fourstage prepare`"
+                ) from error
+            raise InputError(f"{folder} is damaged ({error}): remove it and run again") from error
+        sizes = store.index.get("bytes", {})
+        for name, size in sizes.items():
+            found = (folder / name).stat().st_size
+            if found != size:
+                raise InputError(
+                    f"{folder / name} is damaged: it has {found} bytes and was written with "
+                    f"{size}; remove {folder} and run again"
+                )
+        return store
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -86,10 +106,14 @@ class Store:
         starts = self.offsets[:-1][self.lengths > 0]
         return int(np.count_nonzero(self.mask) - np.count_nonzero(self.mask[starts]))
 
+    def damaged(self) -> list[str]:
+        """Files whose content is no longer what was written; reads them whole."""
+        recorded = self.index["sha256"]
+        return [name for name, h in recorded.items() if files.sha256_file(self.folder / name) != h]
+
     def intact(self) -> bool:
         """Whether every file still has the content that was written."""
-        recorded = self.index["sha256"]
-        return all(files.sha256_file(self.folder / name) == h for name, h in recorded.items())
+        return not self.damaged()
 
 
 def _map(path: Path, dtype: str) -> np.ndarray:
@@ -155,16 +179,72 @@ def write_store(
         if extra is not None:
             names += ["rows.jsonl", "rows.npy"]
             _write_rows(aside, extra, len(lengths))
-        index = {
-            "examples": len(lengths),
-            "tokens": sum(lengths),
-            "dtype": dtype,
-            "masked": masked,
-            "rows": extra is not None,
-            "sha256": {name: files.sha256_file(aside / name) for name in names},
-        }
-        files.write_json(aside / _INDEX, index)
+        _write_index(aside, names, len(lengths), sum(lengths), dtype, masked, extra is not None)
     return Store.open(folder)
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Rows of tokens end to end, as they come from a worker.
+
+    Attributes:
+        tokens: [sum of lengths] ids. lengths: [n] tokens of each row. sources: [n] uint16.
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    sources: np.ndarray
+
+
+def write_token_store(
+    folder: Path, chunks: Iterable[TokenRows], vocab_size: int, source_names: list[str]
+) -> Store:
+    """Writes a store of rows whose tokens all count, whole or not at all; `folder` is replaced.
+
+    Raises:
+        ValueError: a token does not fit the vocabulary.
+    """
+    dtype = "uint16" if vocab_size <= 2**16 else "uint32"
+    lengths, sources = [np.zeros(1, np.int64)], [np.zeros(0, np.uint16)]
+    with files.atomic_folder(Path(folder)) as aside:
+        with open(aside / "tokens.bin", "wb") as file:
+            for chunk in chunks:
+                if chunk.tokens.size and int(chunk.tokens.max()) >= vocab_size:
+                    raise ValueError(f"token {int(chunk.tokens.max())} of {vocab_size}")
+                file.write(chunk.tokens.astype(dtype).tobytes())
+                lengths.append(chunk.lengths.astype(np.int64))
+                sources.append(chunk.sources)
+        offsets = np.cumsum(np.concatenate(lengths))
+        np.save(aside / "offsets.npy", offsets)
+        np.save(aside / "sources.npy", np.concatenate(sources).astype(np.uint16))
+        names = ["tokens.bin", "offsets.npy", "sources.npy"]
+        count, total = len(offsets) - 1, int(offsets[-1])
+        _write_index(aside, names, count, total, dtype, False, False, source_names)
+    return Store.open(folder)
+
+
+def _write_index(
+    folder: Path,
+    names: list[str],
+    examples: int,
+    tokens: int,
+    dtype: str,
+    masked: bool,
+    rows: bool,
+    sources: Sequence[str] = (),
+) -> None:
+    index: dict[str, Any] = {
+        "examples": examples,
+        "tokens": tokens,
+        "dtype": dtype,
+        "masked": masked,
+        "rows": rows,
+        "bytes": {name: (folder / name).stat().st_size for name in names},
+        "sha256": {name: files.sha256_file(folder / name) for name in names},
+    }
+    if sources:
+        index["sources"] = list(sources)
+    files.write_json(folder / _INDEX, index)
 
 
 def _write_rows(folder: Path, rows: Iterable[dict[str, Any]], count: int) -> None:

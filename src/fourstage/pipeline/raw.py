@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from fourstage.data.reading import find_files, raw_hashes
+from fourstage.data.corpus import corpus_inputs, text_files
+from fourstage.data.reading import RawFile, find_files, raw_hashes
 from fourstage.errors import InputError
 from fourstage.files import sha256_json
 from fourstage.recipe import PARTS, Recipe
@@ -27,9 +27,14 @@ def hashes_of(recipe: Recipe, stages: Iterable[str]) -> Hashes:
     for stage in stages:
         for part in (PARTS[stage], *(("pretrain",) if _made(recipe, stage) else ())):
             if part not in found and recipe.data.origin(part) == "files":
-                raw, _ = find_files(getattr(recipe.data, part), f"data.{part}")
-                found[part] = raw_hashes(raw)
+                found[part] = raw_hashes(_files(recipe, part))
     return found
+
+
+def _files(recipe: Recipe, part: str) -> list[RawFile]:
+    if part == "pretrain":
+        return text_files(recipe.data)
+    return find_files(recipe.data.paths(part), f"data.{part}")[0]
 
 
 def _made(recipe: Recipe, stage: str) -> bool:
@@ -49,22 +54,18 @@ def check_unchanged(before: Hashes, now: Hashes, old: Recipe | None, new: Recipe
     faults = []
     for part, hashes in now.items():
         known = before.get(part)
-        same_path = getattr(old.data, part) == getattr(new.data, part)
+        same_path = old.data.paths(part) == new.data.paths(part)
         if known is None or not same_path or known == hashes:
             continue
         names = [name for name in {**known, **hashes} if known.get(name) != hashes.get(name)]
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         faults.append(
-            f"data.{part}={_shown(getattr(new.data, part))} changed since this run read it "
+            f"data.{part}={','.join(new.data.paths(part))} changed since this run read it "
             f"({', '.join(names[:3])}{more}): put it back, give another folder with --out, or add "
             "--redo to prepare it again and repeat the stages made from it"
         )
     if faults:
         raise InputError(*faults)
-
-
-def _shown(paths: str | list[str]) -> str:
-    return paths if isinstance(paths, str) else ",".join(str(Path(path)) for path in paths)
 
 
 def data_key(recipe: Recipe, stage: str, hashes: Hashes) -> str:
@@ -83,9 +84,13 @@ def data_key(recipe: Recipe, stage: str, hashes: Hashes) -> str:
     if stage in _AMOUNTS and origin != "files":
         told["amount"] = getattr(data, _AMOUNTS[stage])
     if origin != "world":
-        told |= {"key": data.key, "validation": data.validation}
-    if origin == "files":
-        told["files"] = sorted(hashes.get(part, {}).values())
-    if origin == "made" or stage == "pretrain":
-        told |= {"text": sorted(hashes.get("pretrain", {}).values()), "cut": data.document}
+        told["validation"] = data.validation
+    if origin == "files" and stage != "pretrain":
+        told |= {"files": sorted(hashes.get(part, {}).values()), "keys": data.keys}
+        told["bad_rows"] = data.bad_rows
+    if origin == "made" or (origin == "files" and stage == "pretrain"):
+        text = sorted(hashes.get("pretrain", {}).values())
+        told["text"] = {**corpus_inputs(data), "raw": text}
+    if origin == "files" and stage == "pretrain":
+        told["drawn"] = [data.mixture.model_dump(), data.overlap]
     return sha256_json(told)

@@ -7,14 +7,15 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from fourstage.errors import InputError, nearest
-from fourstage.recipe.schema import Recipe, Section
+from fourstage.recipe.data import DataSource, Section
+from fourstage.recipe.schema import Recipe
 
 Location = tuple[str | int, ...]
 _SUFFIXES = (".yaml", ".yml", ".toml")
@@ -124,6 +125,12 @@ def _section_of(field: FieldInfo) -> type[Section] | None:
     return next((k for k in kinds if isinstance(k, type) and issubclass(k, Section)), None)
 
 
+def _holds_names(field: FieldInfo) -> bool:
+    """Whether its keys are a person's own names, as those of `data.map` are."""
+    kinds = [field.annotation, *get_args(field.annotation)]
+    return any(get_origin(kind) is dict for kind in kinds)
+
+
 def unknown_key(path: Location) -> str | None:
     """The fault of a key that no recipe has, with the nearest one; None when it exists."""
     section: type[BaseModel] | None = Recipe
@@ -131,6 +138,8 @@ def unknown_key(path: Location) -> str | None:
         fields = _by_alias(section) if section else {}
         if str(part) in fields:
             section = _section_of(fields[str(part)])
+            if _holds_names(fields[str(part)]) and len(path) <= depth + 2:
+                return None
             continue
         dotted = ".".join(map(str, path))
         return f"unknown key {dotted!r}{_near_key(path[: depth + 1], fields)}"
@@ -232,11 +241,30 @@ def _validate(values: dict[str, Any], origins: dict[Location, str], faults: list
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        told = [_fault(item, origins) for item in error.errors(include_url=False)]
+        told = [_fault(item, origins) for item in _telling(error.errors(include_url=False))]
         raise InputError(*faults, *dict.fromkeys(told)) from error
     if faults:
         raise InputError(*faults)
     return recipe
+
+
+def _telling(errors: list[Any]) -> list[Any]:
+    """Without the faults of the branches of a union that were not meant.
+
+    A union (a path, a list of paths and sources) is refused once for each of its branches: the
+    branch that got furthest is the one that was written.
+    """
+
+    def place(item: Any) -> Location:
+        return tuple(part for part in item["loc"] if not _is_branch(part))
+
+    kept: list[Any] = []
+    for item in errors:
+        here = place(item)
+        deeper = any(place(o)[: len(here)] == here != place(o) for o in errors)
+        if not deeper and not any(place(other) == here for other in kept):
+            kept.append(item)
+    return kept
 
 
 def _fault(item: Any, origins: dict[Location, str]) -> str:
@@ -247,10 +275,13 @@ def _fault(item: Any, origins: dict[Location, str]) -> str:
         known = known[:-1]
     where = origins.get(known, "")
     if item["type"] == "extra_forbidden":
+        if "DataSource" in path:
+            word, fields = str(path[-1]), _by_alias(DataSource)
+            return f"{where}data.pretrain has a source with the key {word!r}{nearest(word, fields)}"
         return where + (unknown_key(path) or f"unknown key {'.'.join(map(str, path))!r}")
     if path[:1] == ("data",):
-        # The union of a path and a list of paths adds the branch's name to the location.
-        path = tuple(part for part in path if part not in ("str", "list[str]"))
+        # A union (a path or a list of paths) adds the branch's name to the location.
+        path = tuple(part for part in path if not _is_branch(part))
     dotted = ".".join(map(str, path)) or "recipe"
     given = item["input"]
     if isinstance(given, dict) or (item["type"] == "value_error" and not path):
@@ -258,6 +289,10 @@ def _fault(item: Any, origins: dict[Location, str]) -> str:
     if isinstance(item.get("ctx", {}).get("error"), ValueError) and isinstance(given, BaseModel):
         return f"{where}{dotted}: {_reason(item)}"
     return f"{where}{dotted}={_short(given)}: {_reason(item)}"
+
+
+def _is_branch(part: str | int) -> bool:
+    return str(part) in ("str", "DataSource", "float") or "[" in str(part)
 
 
 def _short(value: Any) -> str:

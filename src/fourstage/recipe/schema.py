@@ -6,56 +6,25 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from fourstage.errors import InputError
+from fourstage.recipe.data import (
+    Count,
+    Data,
+    Fraction,
+    NonNegative,
+    Positive,
+    PositiveInt,
+    Section,
+)
 from fourstage.recipe.numbers import Real, Seconds, Whole
 
-Paths = str | list[str]
-PositiveInt = Annotated[Whole, Field(gt=0)]
-Count = Annotated[Whole, Field(ge=0)]
-Positive = Annotated[Real, Field(gt=0)]
-NonNegative = Annotated[Real, Field(ge=0)]
-Fraction = Annotated[Real, Field(ge=0, le=1)]
 OpenFraction = Annotated[Real, Field(ge=0, lt=1)]
 Schedule = Literal["cosine", "linear", "wsd", "constant"]
 STAGES = ("pretrain", "sft", "reward", "rl")
 # stage -> the part of `data` that it is made from.
 PARTS = {"pretrain": "pretrain", "sft": "sft", "reward": "preferences", "rl": "prompts"}
-
-
-class Section(BaseModel):
-    """A part of a recipe. A key it does not know is a fault, and a number may be no infinity."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=()
-    )
-
-
-class Data(Section):
-    """Where the text, the demonstrations, the comparisons and the prompts come from.
-
-    Paths are files or folders, several as a list; "world" is the embedded world. A part left out
-    comes from the world when the text does, and is made from the text otherwise.
-    """
-
-    pretrain: Paths | None = None
-    sft: Paths | None = None
-    preferences: Paths | None = None
-    prompts: Paths | None = None
-    document: Literal["auto", "file", "paragraph", "line"] = "auto"
-    key: str | None = None
-    validation: Annotated[Real, Field(gt=0, lt=1)] = 0.02
-    demonstrations: PositiveInt | None = None
-    comparisons: PositiveInt | None = None
-    rl_prompts: PositiveInt | None = None
-
-    def origin(self, part: str) -> str:
-        """Where `part` comes from: "world", "made" (from the text) or "files"."""
-        value = getattr(self, part)
-        if value is None:
-            return "world" if self.pretrain == "world" else "made"
-        return "world" if value == "world" else "files"
 
 
 class World(Section):
@@ -65,11 +34,22 @@ class World(Section):
     validation_documents: PositiveInt = 2000
 
 
+def _digits(value: Any) -> Any:
+    """A count as the command line gives it."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
 class TokenizerSection(Section):
-    """The vocabulary: trained on the text, or a folder with a tokenizer.json."""
+    """The vocabulary: trained on the text, or a folder with a tokenizer.json.
+
+    `split` is the rule by which text is cut before pieces merge, and `digits` how many digits
+    stand together at most; of an adopted vocabulary both are its own.
+    """
 
     vocab_size: Annotated[Whole, Field(ge=264, le=1_000_000)] | None = None
     path: str | None = None
+    split: Literal["gpt2", "gpt4", "chinese"] = "gpt4"
+    digits: Annotated[Literal[1, 3], BeforeValidator(_digits)] = 1
 
 
 class Model(Section):

@@ -44,7 +44,8 @@ def stage_batch(run: Path, stage: str, step: int | None = None) -> tuple[Batch, 
         raise InputError(f"--stage {stage}: no such stage{near}; write one of {', '.join(STAGES)}")
     if stage == "rl":
         return load_rollout(run, step)[1], False
-    from fourstage.data.sources import DocumentSource, ExampleSource, PairSource
+    from fourstage.data.drawing import text_source
+    from fourstage.data.sources import ExampleSource, PairSource
     from fourstage.data.store import Store
 
     folder = Path(run) / "data" / stage / "train"
@@ -59,7 +60,7 @@ def stage_batch(run: Path, stage: str, step: int | None = None) -> tuple[Batch, 
     cells = _told(recipe.stage(stage).batch_tokens, f"{stage}.batch_tokens")
     if stage == "sft":
         return ExampleSource(store, cells, recipe.seed).batch(step or 0), False
-    documents = DocumentSource(store, cells, recipe.seed, context_of(run, recipe))
+    documents = text_source(recipe, store, cells, context_of(run, recipe))
     return documents.batch(step or 0), False
 
 

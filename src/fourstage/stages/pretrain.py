@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from fourstage.data.sources import DocumentSource
+from fourstage.data.drawing import mix_of, text_source
 from fourstage.data.store import Store
 from fourstage.evaluation.bits import bits_per_byte
 from fourstage.model.transformer import Transformer
@@ -29,16 +29,18 @@ def run(context: StageContext) -> dict[str, Any]:
     """Trains the base model; the content of results.json."""
     data, section = context.data / "pretrain", context.section
     model = starting_model(context)
-    source = DocumentSource(
-        Store.open(data / "train"), section.batch_tokens, context.seed, model.config.context
-    )
+    store = Store.open(data / "train")
+    source = text_source(context.recipe, store, section.batch_tokens, model.config.context)
+    mixture = _mixture(context, store)
     documents = held_out_documents(context, context.recipe.evaluation.documents)
     texts = [document["text"] for document in documents]
+    # What overlaps is read again for what follows it, and trained where it was first read.
+    only = [] if context.recipe.data.overlap else [trains_only(every_token)]
     trained = context.train(
         model,
         NextToken(),
         source,
-        guards=[trains_only(every_token), documents_do_not_leak()],
+        guards=[*only, documents_do_not_leak()],
         validate=lambda: _watch(model, context, documents[:_WATCHED]),
         sample=lambda step: continuations(context, model, texts, sample_tasks(context)),
         floor=_floor(context, documents),
@@ -47,7 +49,18 @@ def run(context: StageContext) -> dict[str, Any]:
         "documents", lambda: bits_per_byte(model, context.tokenizer, documents)
     )
     save(context, model, numbers)
-    return results(context, numbers, trained)
+    return results(context, numbers, trained) | ({"mixture": mixture} if mixture else {})
+
+
+def _mixture(context: StageContext, store: Store) -> list[dict[str, Any]]:
+    """Shares and epochs of the sources where there are several, said before anything is spent."""
+    if len(store.source_names) < 2:
+        return []
+    table = mix_of(context.recipe, store).table()
+    for row in table:
+        epochs = f", {row['epochs']:.2f} epochs" if row["epochs"] is not None else ""
+        context.say(f"mixture: {row['source']} {row['share']:.1%}{epochs}")
+    return table
 
 
 def _watch(

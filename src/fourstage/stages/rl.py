@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fourstage.data.batch import Batch
-from fourstage.data.sources import DocumentSource
+from fourstage.data.drawing import text_source
 from fourstage.data.store import Store
 from fourstage.errors import InputError
 from fourstage.evaluation.alignment import (
@@ -39,6 +39,7 @@ from fourstage.stages.models import frozen, language_model, results, reward_mode
 from fourstage.stages.rollouts import Players, RolloutSource
 from fourstage.stages.samples import answers
 from fourstage.tasks import Task
+from fourstage.training.contracts import Source
 from fourstage.training.guards import GuardFailed, first_ratio_is_one
 
 # Prompts and responses to each that diversity is measured on.
@@ -151,13 +152,13 @@ def _held_out(context: StageContext, model: Transformer) -> HeldOut:
     )
 
 
-def _pretraining_mix(context: StageContext, model: Transformer) -> DocumentSource | None:
+def _pretraining_mix(context: StageContext, model: Transformer) -> Source | None:
     """As many cells of pretraining text as a step of pretraining had, beside each minibatch."""
     if not context.section.pretraining_mix or context.section.algorithm != "ppo":
         return None
     store = Store.open(context.data / "pretrain" / "train")
     cells = context.recipe.pretrain.batch_tokens or model.config.context
-    return DocumentSource(store, cells, context.seed, model.config.context)
+    return text_source(context.recipe, store, cells, model.config.context)
 
 
 def _guards(context: StageContext) -> list:

@@ -1,0 +1,6 @@
+"""A pile of files to documents that can be trusted: read, cleaned, each kept once, split."""
+
+from fourstage.data.corpus.corpus import Corpus
+from fourstage.data.corpus.recipes import build_corpus, corpus_inputs, text_files, text_size
+
+__all__ = ["Corpus", "build_corpus", "corpus_inputs", "text_files", "text_size"]
