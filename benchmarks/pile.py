@@ -61,14 +61,16 @@ def pages(megabytes: float, seed: int) -> Iterator[str]:
 
 
 def _page(words: np.ndarray, ends: np.ndarray, rng: np.random.Generator) -> str:
-    paragraphs = []
-    for _ in range(int(rng.integers(3, 9))):
-        sentences = []
-        for _ in range(int(rng.integers(3, 8))):
-            drawn = words[np.searchsorted(ends, rng.random(int(rng.integers(8, 26))))]
-            sentences.append(" ".join(drawn).capitalize() + ".")
-        paragraphs.append(" ".join(sentences))
-    return "\n".join(paragraphs)
+    """Paragraphs of sentences; all words of a page are drawn at once."""
+    lengths = rng.integers(8, 26, size=int(rng.integers(12, 48)))
+    places = np.searchsorted(ends, rng.random(int(lengths.sum())))
+    drawn = words[places.clip(max=len(words) - 1)].tolist()
+    parts, at = [], 0
+    for length, breaks in zip(lengths.tolist(), rng.random(len(lengths)).tolist(), strict=True):
+        parts.append(" ".join(drawn[at : at + length]).capitalize())
+        parts.append(".\n" if breaks < 0.2 else ". ")
+        at += length
+    return "".join(parts).strip()
 
 
 def _changed(page: str, words: np.ndarray, rng: np.random.Generator) -> str:
@@ -81,7 +83,7 @@ def _changed(page: str, words: np.ndarray, rng: np.random.Generator) -> str:
 def _junk(rng: np.random.Generator) -> str:
     if rng.random() < 0.5:
         return "\n".join(["Click here to read more about this and other offers"] * 30)
-    return " ".join("".join(rng.choice(list("#@{}%^&*"), 6)) for _ in range(200))
+    return " ".join("".join(signs) for signs in rng.choice(list("#@{}%^&*"), (200, 6)))
 
 
 def write(folder: Path, megabytes: float, files: int, seed: int) -> None:

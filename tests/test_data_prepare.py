@@ -10,7 +10,7 @@ import pytest
 
 from data_texts import chinese, english
 from fourstage import tasks
-from fourstage.data import fromtext, prepare
+from fourstage.data import fromtext, fromworld, prepare
 from fourstage.data.prepared import PreparedData
 from fourstage.errors import InputError
 from fourstage.recipe import Recipe, recipe_from
@@ -78,7 +78,7 @@ def test_no_held_out_prompt_of_the_world_occurs_in_training(tmp_path) -> None:
 
 
 def test_the_share_of_held_out_documents_seen_in_training_is_exact(tmp_path) -> None:
-    seen = prepare._Seen(["a", "b", "b"], [{"text": t} for t in ("a", "a", "b", "c")])
+    seen = fromworld.Seen(["a", "b", "b"], [{"text": t} for t in ("a", "a", "b", "c")])
     assert list(seen) == ["a", "b", "b"] and seen.share() == 0.75
 
 

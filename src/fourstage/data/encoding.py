@@ -17,10 +17,15 @@ _CHUNK = 2048
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A whole conversation; `task` is what its last answer responds to."""
+    """A whole conversation; `task` is what its last answer responds to.
+
+    Attributes:
+        trained: of each message, whether it is trained on; () is every answer.
+    """
 
     task: Task
     messages: Messages
+    trained: tuple[bool, ...] = ()
 
     @property
     def response(self) -> str:
@@ -66,13 +71,13 @@ def document_rows(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[list[i
 
 
 def dialogue_example(
-    tokenizer: Tokenizer, messages: Messages, context: int, counts: Counter[str]
+    tokenizer: Tokenizer, shown: Demonstration, context: int, counts: Counter[str]
 ) -> Example | None:
     """A conversation of at most `context` cells; None when no trained token is left in them.
 
     `counts` notes what was "cut" and what was "too_long".
     """
-    example = tokenizer.chat_example(messages)
+    example = tokenizer.chat_example(shown.messages, shown.trained)
     if len(example.tokens) > context + 1:
         mask = example.trained()[: context + 1]
         if not mask.any():

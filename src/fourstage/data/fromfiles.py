@@ -182,7 +182,7 @@ def _prompt(messages: Messages) -> str | Messages:
 def demonstration(row: Row) -> Demonstration:
     messages = row.messages or []
     task = reference_task(_prompt(messages[:-1]), messages[-1]["content"])
-    return Demonstration(task, messages)
+    return Demonstration(task, messages, row.trained)
 
 
 def pair(row: Row) -> Pair:

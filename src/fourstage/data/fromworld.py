@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
+from fourstage.data.documents import content_hash
 from fourstage.data.encoding import Demonstration, Pair, answered
 from fourstage.randomness import python_random
 from fourstage.tasks import Messages, Task
@@ -56,3 +58,24 @@ def comparisons(seed: int, split: str, count: int) -> Iterator[Pair]:
 
 def tasks(seed: int, split: str, count: int, first: int = 0) -> Iterator[Task]:
     return (world.instruction(seed, split, index) for index in range(first, first + count))
+
+
+class Seen:
+    """Passes training documents on, and counts the held-out ones that are among them."""
+
+    def __init__(self, train: Iterable[str], held_out: list[dict]):
+        self._train = train
+        self._held_out = Counter(content_hash(row["text"]) for row in held_out)
+        self._found: set[bytes] = set()
+
+    def __iter__(self) -> Iterator[str]:
+        for text in self._train:
+            name = content_hash(text)
+            if name in self._held_out:
+                self._found.add(name)
+            yield text
+
+    def share(self) -> float:
+        """The share of held-out documents that occur in training; known once all were passed on."""
+        seen = sum(self._held_out[name] for name in self._found)
+        return seen / max(1, self._held_out.total())

@@ -10,7 +10,7 @@ import numpy as np
 from fourstage.data.batch import Batch
 from fourstage.data.interleaving import Block, Schedule, interleave
 from fourstage.data.mixture import Mix
-from fourstage.data.sources import EndlessStream, Pieces, Slices
+from fourstage.data.sources import EndlessStream, Pieces, Slices, Stretches
 from fourstage.data.store import Store
 from fourstage.errors import InputError
 from fourstage.randomness import seed_for
@@ -62,6 +62,7 @@ class MixedSource:
         total_steps: int,
         overlap: int = 0,
     ):
+        self._store = store
         self.batch_tokens, self.names = batch_tokens, list(mix.tokens)
         context = min(context, batch_tokens)
         numbers = {name: number for number, name in enumerate(names)}
@@ -111,9 +112,13 @@ class MixedSource:
         return found
 
     def batch(self, step: int) -> Batch:
-        return Batch.language(
-            [self._pieces[s].example(piece, skip, take) for s, piece, skip, take in self.at(step)]
-        )
+        found = np.array(self.at(step), np.int64).reshape(-1, 4)
+        columns = np.zeros((3, len(found)), np.int64)
+        for number, pieces in enumerate(self._pieces):
+            own = found[:, 0] == number
+            stretches = pieces.stretches(Slices(*found[own, 1:].T))
+            columns[:, own] = stretches.first, stretches.cells, stretches.before
+        return Stretches(*columns).batch(self._store)
 
     def drawn(self, steps: int) -> dict[str, tuple[int, float]]:
         """Tokens drawn of each source in the first `steps` steps, and how many epochs that is."""

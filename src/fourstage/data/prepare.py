@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,15 @@ import numpy as np
 
 from fourstage import files
 from fourstage.data import fromworld
-from fourstage.data.corpus import Corpus, build_corpus, corpus_inputs, text_size
+from fourstage.data.corpus import (
+    Corpus,
+    build_corpus,
+    corpus_inputs,
+    shared_with_text,
+    text_size,
+    told,
+)
 from fourstage.data.crew import workers_for
-from fourstage.data.documents import content_hash
 from fourstage.data.encoding import (
     Demonstration,
     Pair,
@@ -36,6 +42,7 @@ from fourstage.data.store import Store, write_store
 from fourstage.data.vocabulary import make_tokenizer, tokenizer_source
 from fourstage.errors import InputError
 from fourstage.recipe.schema import PARTS, STAGES, Recipe
+from fourstage.tasks import Task
 
 Say = Callable[[str], None]
 # Changes when the same inputs would give other data.
@@ -189,7 +196,7 @@ class Preparation:
             return Corpus(folder)
         corpus, report = build_corpus(self.recipe.data, folder)
         self.prepared.finish("corpus", key, report, {})
-        self.say(_told(report))
+        self.say(told(report))
         return corpus
 
     def pretrain(self) -> None:
@@ -233,7 +240,7 @@ class Preparation:
     def _world(self, folder: Path) -> tuple[Store, Store, dict[str, Any]]:
         recipe, tokenizer = self.recipe, self.prepared.tokenizer()
         rows = fromworld.held_out_documents(recipe.seed, recipe.world.validation_documents)
-        seen = _Seen(fromworld.documents(recipe.seed, world_documents(recipe)), rows)
+        seen = fromworld.Seen(fromworld.documents(recipe.seed, world_documents(recipe)), rows)
         size = tokenizer.vocab_size
         held_out = document_rows(tokenizer, (row["text"] for row in rows))
         validation = write_store(folder / "validation", held_out, vocab_size=size)
@@ -313,6 +320,8 @@ class Preparation:
 
         def write(folder: Path, key: str, counts: Counter[str]) -> dict[str, Any]:
             train, held_out, report = self.materials.prompts()
+            if report["origin"] == "files" and self.recipe.data.paths("pretrain"):
+                report["in_pretraining_text"] = self._contaminated(folder, [*train, *held_out])
             tokenizer, room = self.prepared.tokenizer(), self._room()
             for split, tasks in (("train", train), ("validation", held_out)):
                 fitting = [t for t in tasks if len(tokenizer.chat_prompt(t.prompt)) <= room]
@@ -324,11 +333,24 @@ class Preparation:
 
         self._stage("rl", write)
 
+    def _contaminated(self, folder: Path, tasks: list[Task]) -> int:
+        """How many prompts share words in a row with the pretraining text; lists them."""
+        ngram = self.recipe.data.decontaminate.ngram
+        rows = shared_with_text([_asked(task) for task in tasks], self.corpus(), ngram)
+        if rows:
+            write_lines(folder / "contamination.jsonl", rows)
+            self.say(
+                f"warning: {len(rows):,} of {len(tasks):,} prompts share words in a row with the "
+                "pretraining text, listed in data/rl/contamination.jsonl; "
+                "data.decontaminate.prompts=true drops such documents"
+            )
+        return len(rows)
+
     def _write_dialogues(
         self, folder: Path, demonstrations: Iterable[Demonstration], counts: Counter[str]
     ) -> Store:
         tokenizer, context = self.prepared.tokenizer(), self.materials.context
-        fitted = (dialogue_example(tokenizer, d.messages, context, counts) for d in demonstrations)
+        fitted = (dialogue_example(tokenizer, d, context, counts) for d in demonstrations)
         examples = [example for example in fitted if example is not None]
         self._require(examples, "sft")
         return write_store(folder, examples, vocab_size=tokenizer.vocab_size, masked=True)
@@ -357,50 +379,14 @@ class Preparation:
             )
 
 
+def _asked(task: Task) -> str:
+    """The text of a prompt."""
+    if isinstance(task.prompt, str):
+        return task.prompt
+    return "\n".join(message["content"] for message in task.prompt)
+
+
 def _tokens_of(store: Store) -> dict[str, int]:
     """Tokens of each source."""
     tokens = np.bincount(store.sources, store.lengths, minlength=len(store.source_names))
     return {name: int(n) for name, n in zip(store.source_names, tokens, strict=True)}
-
-
-def _told(report: dict[str, Any]) -> str:
-    """One line of what became of the text."""
-    kept = report["train"] + report["validation"]
-    lost = {"duplicate": report["duplicate"], "near duplicate": report["near_duplicate"]}
-    lost |= {name: count for name, count in report["dropped"].items()}
-    dropped = ", ".join(f"{count:,} {name}" for name, count in lost.items() if count)
-    told = f"text: {kept:,} documents kept of {report['read']:,} in {report['files']:,} files"
-    told += f"; dropped: {dropped}" if dropped else ""
-    for name, where in (("bad_rows", "data/corpus/bad_rows.jsonl"), ("refused_files", "")):
-        found = report[name]
-        count = found if isinstance(found, int) else len(found)
-        if count:
-            told += f"\nwarning: {count:,} {name.replace('_', ' ')} left out"
-            told += f", listed in {where}" if where else ": " + _refusals(found)
-    return told
-
-
-def _refusals(found: dict[str, str]) -> str:
-    shown = [f"{name} ({why})" for name, why in list(found.items())[:5]]
-    return ", ".join(shown) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
-
-
-class _Seen:
-    """Passes training documents on, and counts the held-out ones that are among them."""
-
-    def __init__(self, train: Iterable[str], held_out: list[dict]):
-        self._train = train
-        self._held_out = Counter(content_hash(row["text"]) for row in held_out)
-        self._found: set[bytes] = set()
-
-    def __iter__(self) -> Iterator[str]:
-        for text in self._train:
-            name = content_hash(text)
-            if name in self._held_out:
-                self._found.add(name)
-            yield text
-
-    def share(self) -> float:
-        """The share of held-out documents that occur in training; known once all were passed on."""
-        seen = sum(self._held_out[name] for name in self._found)
-        return seen / max(1, self._held_out.total())

@@ -135,3 +135,25 @@ def _duplicates(parts: Sequence[Part], verdicts: Verdicts) -> Iterator[dict[str,
         how = _DROPPED[int(verdicts.of[repeat])]
         same = int(verdicts.same_as[repeat])
         yield {"document": place(repeat), "same_as": place(same), "how": how}
+
+
+def told(report: dict[str, Any]) -> str:
+    """One line of what became of the text."""
+    kept = report["train"] + report["validation"]
+    lost = {"duplicate": report["duplicate"], "near duplicate": report["near_duplicate"]}
+    lost |= {name: count for name, count in report["dropped"].items()}
+    dropped = ", ".join(f"{count:,} {name}" for name, count in lost.items() if count)
+    line = f"text: {kept:,} documents kept of {report['read']:,} in {report['files']:,} files"
+    line += f"; dropped: {dropped}" if dropped else ""
+    for name, where in (("bad_rows", "data/corpus/bad_rows.jsonl"), ("refused_files", "")):
+        found = report[name]
+        count = found if isinstance(found, int) else len(found)
+        if count:
+            line += f"\nwarning: {count:,} {name.replace('_', ' ')} left out"
+            line += f", listed in {where}" if where else ": " + _refusals(found)
+    return line
+
+
+def _refusals(found: dict[str, str]) -> str:
+    shown = [f"{name} ({why})" for name, why in list(found.items())[:5]]
+    return ", ".join(shown) + (f" and {len(found) - 5} more" if len(found) > 5 else "")

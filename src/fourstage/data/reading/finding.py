@@ -13,7 +13,15 @@ from fourstage import files
 from fourstage.data.reading import hub
 from fourstage.errors import InputError, nearest
 
-_JUNK = {"__macosx", "thumbs.db", "desktop.ini", "ehthumbs.db", "dataset_dict.json"}
+_JUNK = {
+    "__macosx",
+    "__pycache__",
+    "node_modules",
+    "thumbs.db",
+    "desktop.ini",
+    "ehthumbs.db",
+    "dataset_dict.json",
+}
 _JUNK_ENDS = (".lock", ".swp", ".part", ".crdownload", "~")
 # Beside the Arrow files of a folder saved by `datasets`.
 _SAVED = {"dataset_info.json", "state.json"}

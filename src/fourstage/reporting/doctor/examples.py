@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 from rich.console import Console
 from rich.text import Text
 
@@ -62,9 +61,9 @@ def _conversation(
         # The answer may be trained on beside the score, at the weight that the recipe gives it.
         example = tokenizer.reward_example(messages)
         return _tokens(tokenizer, example.tokens.tolist(), example.trained().tolist())
-    example = tokenizer.chat_example(messages)
-    mask = _without_untrained(example.trained(), messages, row)
-    return _tokens(tokenizer, example.tokens.tolist(), mask.tolist())
+    trained = row.trained if len(row.trained) == len(messages) else ()
+    example = tokenizer.chat_example(messages, trained)
+    return _tokens(tokenizer, example.tokens.tolist(), example.trained().tolist())
 
 
 def _is_trained(messages: Messages, row: Row) -> list[bool]:
@@ -75,15 +74,6 @@ def _is_trained(messages: Messages, row: Row) -> list[bool]:
         for message, flag in zip(messages, flags, strict=True)
         if message["role"] == "assistant"
     ]
-
-
-def _without_untrained(mask: np.ndarray, messages: Messages, row: Row) -> np.ndarray:
-    """[tokens] the mask of a conversation without the answers that the row does not train."""
-    # Each answer is one stretch of trained tokens; openings lie between them.
-    answer = np.cumsum(mask & ~np.roll(mask, 1)) - 1
-    trained = mask.copy()
-    trained[mask] = np.array(_is_trained(messages, row), bool)[answer[mask]]
-    return trained
 
 
 def _turns(messages: Messages, row: Row) -> Text:
