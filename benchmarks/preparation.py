@@ -46,7 +46,8 @@ if __name__ == "__main__":
     go(
         "clean", JsonlReader(pile), FTFYFormatter(),
         GopherRepetitionFilter(), GopherQualityFilter(),
-        C4QualityFilter(filter_no_terminal_punct=False), FineWebQualityFilter(), JsonlWriter(f"{out}/clean", compression=None),
+        C4QualityFilter(filter_no_terminal_punct=False), FineWebQualityFilter(),
+        JsonlWriter(f"{out}/clean", compression=None),
     )
     sign = MinhashDedupSignature(f"{out}/signatures", config=minhash)
     go("sign", JsonlReader(f"{out}/clean"), sign)

@@ -1,4 +1,4 @@
-"""A pile of files becomes one corpus: every document accounted for, the same whatever the layout."""
+"""A pile of files becomes one corpus: every document accounted for, however it was made."""
 
 from __future__ import annotations
 

@@ -156,3 +156,17 @@ def test_what_is_no_tokenizer_is_refused(tmp_path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match="not a tokenizer"):
         Tokenizer.load(tmp_path)
+
+
+def test_an_answer_that_is_not_trained_is_read_only() -> None:
+    messages = [
+        {"role": "user", "content": "One?"},
+        {"role": "assistant", "content": "Wrong."},
+        {"role": "user", "content": "Two?"},
+        {"role": "assistant", "content": "Right."},
+    ]
+    all_answers = TOKENIZER.chat_example(messages)
+    last = TOKENIZER.chat_example(messages, (True, False, True, True))
+    assert last.tokens.tolist() == all_answers.tokens.tolist()
+    trained = TOKENIZER.decode(last.tokens[last.trained()], skip_special=True)
+    assert trained == "Right." and all_answers.trained().sum() > last.trained().sum()

@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from fourstage.cli.running import Out, Overrides, RecipeArgument, Redo, run_folder
 from fourstage.errors import InputError, nearest
 
-if TYPE_CHECKING:
-    from fourstage.recipe import Recipe
-
 _PARTS = ("tokenizer", "pretrain", "sft", "reward", "rl")
 _EXECUTORS = ("local-datatrove", "slurm", "ray")
-
-
-@dataclass
-class _Cluster:
-    """Options of an executor, as they were given."""
-
-    executor: str
-    tasks: int | None
-    partition: str | None
-    time: str
-    cpus: int
-    memory: int
-    judge_memory: int
-    sbatch: list[str]
-    dry_run: bool
 
 
 def command(
@@ -69,8 +49,16 @@ def command(
         loaded.require_data(None if only is None else [only])
     folder = run_folder(out, loaded.name)
     if executor is not None:
-        told = (tasks, partition, time, cpus, memory, judge_memory, sbatch or [], dry_run)
-        _launch(loaded, folder, only, redo, _Cluster(executor, *told))
+        _require(executor)
+        from fourstage.data.cluster import Job, Resources, launch, options_of
+        from fourstage.pipeline import prepare
+
+        workers, more = loaded.data.workers, options_of(sbatch or [])
+        job = Job.of(loaded, folder, prepare, only, redo)
+        resources = Resources(
+            tasks or 0, workers, cpus, memory, judge_memory, time, partition, more
+        )
+        launch(executor, job, resources, dry_run=dry_run)
         return
     if tasks is not None or partition is not None or sbatch or dry_run:
         raise InputError(
@@ -80,32 +68,18 @@ def command(
     from fourstage.pipeline import prepare
 
     prepare(loaded, folder, only=only, redo=redo)
+    if only == "tokenizer":
+        from fourstage.reporting.vocabulary import print_run_tokenizer
+
+        print_run_tokenizer(folder, loaded)
 
 
-def _launch(recipe: Recipe, out: Path, only: str | None, redo: bool, given: _Cluster) -> None:
-    """Prepares through datatrove.
+def _require(executor: str) -> None:
+    """Refuses an executor that does not exist.
 
     Raises:
-        InputError: there is no such executor, or an option is not what it takes.
+        InputError: it does not.
     """
-    if given.executor not in _EXECUTORS:
-        near = nearest(given.executor, _EXECUTORS)
-        one = ", ".join(_EXECUTORS)
-        raise InputError(f"--executor {given.executor}: no such executor{near}; write one of {one}")
-    from fourstage.data.cluster import Job, Resources, launch
-    from fourstage.data.cluster.resources import options_of, usual_tasks
-    from fourstage.data.prepare import text_bytes
-    from fourstage.pipeline import prepare
-
-    job = Job.of(recipe, out, prepare, only, redo)
-    resources = Resources(
-        tasks=given.tasks or usual_tasks(given.executor, text_bytes(recipe) or 0),
-        workers=recipe.data.workers,
-        cpus=given.cpus,
-        memory=given.memory,
-        judge_memory=given.judge_memory,
-        time=given.time,
-        partition=given.partition,
-        sbatch=options_of(given.sbatch),
-    )
-    launch(given.executor, job, resources, dry_run=given.dry_run)
+    if executor not in _EXECUTORS:
+        near, one = nearest(executor, _EXECUTORS), ", ".join(_EXECUTORS)
+        raise InputError(f"--executor {executor}: no such executor{near}; write one of {one}")

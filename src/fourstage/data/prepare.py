@@ -166,7 +166,8 @@ class Preparation:
         key = self._key("tokenizer", self._tokenizer_inputs(source))
         texts = None if source else self.materials.counted_texts()
         exact = self.exact and self.recipe.data.pretrain != "world"
-        tokenizer, report = make_tokenizer(self.recipe, source, texts, exact, self.say)
+        size = text_bytes(self.recipe)
+        tokenizer, report = make_tokenizer(self.recipe, source, texts, exact, self.say, size)
         with files.atomic_folder(self.run / "tokenizer") as aside:
             tokenizer.save(aside)
         self.prepared.finish("tokenizer", key, report, {})
@@ -174,9 +175,11 @@ class Preparation:
     def _tokenizer_inputs(self, source: Path | None) -> dict[str, Any]:
         if source is not None:
             return {"source": files.sha256_file(source)}
+        section = self.recipe.tokenizer
+        rules: dict[str, Any] = {"split": section.split, "digits": section.digits}
         if self.recipe.data.pretrain:
-            return self.materials.text_inputs()
-        return {part: self.materials.raw(part) for part in ("sft", "preferences")}
+            return rules | self.materials.text_inputs()
+        return rules | {part: self.materials.raw(part) for part in ("sft", "preferences")}
 
     def _has_wanted_size(self) -> bool:
         """Whether the size asked for is that of the tokenizer, or the one it was asked to have."""

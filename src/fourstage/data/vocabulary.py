@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from fourstage.errors import InputError
-from fourstage.planning.shapes import vocabulary_for
+from fourstage.planning.rules import vocabulary_size
 from fourstage.recipe.schema import STAGES, Recipe
 from fourstage.tokenizer import Tokenizer, train_tokenizer
+from fourstage.tokenizer.adoption import tokenizer_file
 
-# Merges counted on more text than this come out the same.
-_MOST_CHARACTERS = 100_000_000
 _USUAL_PARAMS = 1e6
 
 
@@ -25,14 +24,10 @@ def tokenizer_source(recipe: Recipe) -> Path | None:
         InputError: `tokenizer.path`, or a model to start from, holds none.
     """
     if recipe.tokenizer.path:
-        path = Path(recipe.tokenizer.path)
-        path = path / "tokenizer.json" if path.is_dir() else path
-        if not path.is_file():
-            raise InputError(
-                f"tokenizer.path={recipe.tokenizer.path}: no tokenizer.json there; write a folder "
-                "that holds one, or that file"
-            )
-        return path
+        try:
+            return tokenizer_file(Path(recipe.tokenizer.path))
+        except InputError as error:
+            raise InputError(f"tokenizer.path={recipe.tokenizer.path}: {error}") from error
     for stage in STAGES:
         folder = recipe.stage(stage).source_model
         if folder and (Path(folder) / "tokenizer.json").is_file():
@@ -51,8 +46,12 @@ def make_tokenizer(
     texts: Iterable[str] | None,
     exact: bool,
     say: Callable[[str], None],
+    corpus_bytes: float | None = None,
 ) -> tuple[Tokenizer, dict[str, Any]]:
     """The tokenizer adopted from `source`, or trained on `texts`; and a report of it.
+
+    Args:
+        corpus_bytes: of all text that `texts` are drawn from, where it is known.
 
     Raises:
         InputError: with `exact`, the vocabulary asked for is too large for the text.
@@ -64,17 +63,27 @@ def make_tokenizer(
         report = {"origin": "adopted", "added": list(tokenizer.added)}
         return tokenizer, report | {"vocab_size": tokenizer.vocab_size, "chat": tokenizer.chat.name}
     counted = _Counted(texts or [])
-    wanted = recipe.tokenizer.vocab_size
-    size = wanted or vocabulary_for(recipe.model.params or _USUAL_PARAMS)
-    tokenizer = train_tokenizer(counted, size, exact=exact and wanted is not None)
+    section = recipe.tokenizer
+    size = section.vocab_size
+    if size is None:
+        size, rule = vocabulary_size(recipe.model.params or _USUAL_PARAMS, corpus_bytes)
+        say(f"tokenizer.vocab_size = {size:,}  ({rule})")
+    tokenizer = train_tokenizer(
+        counted,
+        size,
+        split=section.split,
+        digits=section.digits,
+        exact=exact and section.vocab_size is not None,
+    )
     short = f" (of {size:,}: the text has no more)" if tokenizer.vocab_size < size else ""
     say(f"tokenizer: trained, {tokenizer.vocab_size:,} tokens{short}")
     report = {"origin": "trained", "asked_for": size, "vocab_size": tokenizer.vocab_size}
+    report |= {"split": section.split, "digits": section.digits}
     return tokenizer, report | {"texts": counted.texts, "characters": counted.characters}
 
 
 class _Counted:
-    """Passes texts on until there are enough, and counts them."""
+    """Passes texts on, and counts them."""
 
     def __init__(self, source: Iterable[str]):
         self._source = source
@@ -85,5 +94,3 @@ class _Counted:
             self.texts += 1
             self.characters += len(text)
             yield text
-            if self.characters > _MOST_CHARACTERS:
-                return

@@ -15,7 +15,6 @@ from fourstage.planning.shapes import (
     Target,
     context_for,
     shape_for,
-    vocabulary_for,
 )
 from fourstage.recipe import STAGES, Recipe, recipe_from
 
@@ -119,11 +118,10 @@ class _Filling:
         self._fill_shape()
 
     def _vocabulary(self, params: float) -> Ruled:
-        size = vocabulary_for(params, self.facts.text_bytes)
-        if self.recipe.data.pretrain == "world" and size > WORLD_VOCABULARY:
+        ruled = rules.vocabulary_size(params, self.facts.text_bytes)
+        if self.recipe.data.pretrain == "world" and ruled.value > WORLD_VOCABULARY:
             return Ruled(WORLD_VOCABULARY, "the words of the embedded world give no more pieces")
-        rule = "860 at 1M parameters to GPT-3's 50,257, few enough that the text shows each often"
-        return Ruled(size, rule)
+        return ruled
 
     def _fill_shape(self) -> None:
         if not self.recipe.model.params:

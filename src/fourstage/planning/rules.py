@@ -29,6 +29,36 @@ class Ruled(NamedTuple):
     rule: str
 
 
+# parameters -> vocabulary. 32,000 to 50,257 is published from 125M on; 860 served 1M parameters.
+VOCABULARY = ((1e6, 860), (125e6, 32000), (175e9, 50257))
+_FEWEST_TOKENS = 320
+
+
+def vocabulary_size(params: float, text_bytes: float | None = None) -> Ruled:
+    """Tokens of a vocabulary: as many as the model's size asks for and the text can fill.
+
+    A token is learned from about 100 occurrences, and a vocabulary is best at the largest size at
+    which 95% of its tokens have as many (Gowda and May, *Finding the Optimal Vocabulary Size for
+    Neural Machine Translation*, 2020). Of English, Chinese and mixed text that size is 1.0 times
+    the square root of its bytes: 700 of 0.5 MB, 1,400 of 2 MB, 2,400 of 6 MB, 3,200 to 4,500 of
+    12 MB, measured with byte-level BPE; so 32,000 of 1 GB.
+
+    Args:
+        params: of the model.
+        text_bytes: of the text, in UTF-8; None where it is not known.
+    """
+    by_model = max(_FEWEST_TOKENS, _in_64s(through(VOCABULARY, params, beyond=False)))
+    by_text = by_model if text_bytes is None else _in_64s(text_bytes**0.5)
+    if by_text < by_model:
+        rule = f"the root of {text_bytes:,.0f} bytes of text, which shows 95% of them 100 times"
+        return Ruled(max(_FEWEST_TOKENS, by_text), f"{rule}; the model would take {by_model:,}")
+    return Ruled(by_model, "by size of the model: 860 at 1M parameters to GPT-3's 50,257")
+
+
+def _in_64s(size: float) -> int:
+    return round(size / 64) * 64
+
+
 def shown(value: Any) -> str:
     """A number as people read it: 3,700,000 or 0.003."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):

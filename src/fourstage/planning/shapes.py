@@ -11,8 +11,6 @@ from fourstage.planning.published import Points, through
 
 # parameters -> width / layers. 32 at 1M (4 layers of 128), 64 in GPT-3 Small, 128 from LLaMA-7B on.
 ASPECT: Points = ((1e6, 32), (125e6, 64), (6.7e9, 128), (70e9, 102))
-# parameters -> vocabulary. 32,000 to 50,257 is published from 125M on; 860 served 1M parameters.
-VOCABULARY: Points = ((1e6, 860), (125e6, 32000), (175e9, 50257))
 # The embedded world's words give no more pieces than these, whatever the model.
 WORLD_VOCABULARY = 860
 # Tables over this share of the parameters are better shared (GPT-2 does: 31% each at 124M).
@@ -20,14 +18,6 @@ MOST_IN_TABLES = 0.40
 _DEEPEST = 160
 # Widths are multiples of these up to so many numbers: published ones are, and matrices like it.
 _WIDTH_STEPS = ((128, 16), (512, 32), (1024, 64), (4096, 256), (float("inf"), 512))
-
-
-def vocabulary_for(params: float, text_bytes: int | None = None) -> int:
-    """Pieces of the vocabulary: by size, and few enough that the text shows each many times."""
-    size = through(VOCABULARY, params, beyond=False)
-    if text_bytes is not None:
-        size = min(size, text_bytes / 150)
-    return max(320, round(size / 64) * 64)
 
 
 def context_for(params: float) -> int:

@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
 
 from fourstage.reporting.tables import print_table
 from fourstage.reporting.tokens import visible
+
+if TYPE_CHECKING:
+    from fourstage.recipe import Recipe
+
+
+# Characters of held-out text of each source: more of it measures the same.
+_MEASURED = 2_000_000
+_WORLD_DOCUMENTS = 1000
+
+
+def print_run_tokenizer(run: Path, recipe: Recipe, console: Console | None = None) -> None:
+    """Prints the report of a run's tokenizer, measured on text that was held out from training."""
+    from fourstage.data import fromworld
+    from fourstage.data.corpus import Corpus
+    from fourstage.tokenizer import Tokenizer
+    from fourstage.tokenizer.report import tokenizer_report
+
+    folder, samples = run / "data" / "corpus", {}
+    if recipe.data.pretrain == "world":
+        rows = fromworld.held_out_documents(recipe.seed, _WORLD_DOCUMENTS)
+        samples = {"world": [row["text"] for row in rows]}
+    elif (folder / "corpus.json").exists():
+        samples = Corpus(folder).samples("validation", _MEASURED)
+    print_tokenizer_report(tokenizer_report(Tokenizer.load(run / "tokenizer"), samples), console)
 
 
 def print_tokenizer_report(report: Mapping[str, Any], console: Console | None = None) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,9 @@ from tokenizers import Tokenizer as Backend
 
 from fourstage import files
 from fourstage.errors import InputError
+from fourstage.tokenizer.adoption import read_tokenizer
+from fourstage.tokenizer.batches import BatchEncoder
+from fourstage.tokenizer.bytelevel import BYTE_TO_CHARACTER, CHARACTER_TO_BYTE
 from fourstage.tokenizer.chat import END_OF_TEXT, OWN, PAD, REWARD, ChatFormat, format_of
 
 if TYPE_CHECKING:
@@ -58,6 +61,7 @@ class Tokenizer:
         backend.encode_special_tokens = True
         backend.no_truncation()
         backend.no_padding()
+        self._batches = BatchEncoder(backend, self.encode)
 
         start = named.get("bos_token", end)
         self.end_of_text = self._id(end)
@@ -125,11 +129,11 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of many texts, on all cores."""
-        try:
-            encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        except TypeError:
-            return [self.encode(text) for text in texts]
-        return [encoding.ids for encoding in encodings]
+        return self._batches.lists(texts)
+
+    def encode_batch_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """`encode_batch` as arrays: all ids in a row, uint32, and how many each text has, int64."""
+        return self._batches.flat(texts)
 
     def encode_bytes(self, data: bytes) -> list[int]:
         """Ids of any bytes, UTF-8 or not; `decode_bytes` gives the same bytes back.
@@ -148,23 +152,34 @@ class Tokenizer:
         return ids
 
     def _byte_id(self, byte: int) -> int:
-        for name in (_BYTE_TO_CHARACTER[byte], f"<0x{byte:02X}>"):
+        for name in (BYTE_TO_CHARACTER[byte], f"<0x{byte:02X}>"):
             found = self._backend.token_to_id(name)
             if found is not None:
                 return found
         raise InputError(f"the tokenizer has no token for the byte 0x{byte:02X}: give it UTF-8")
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
-        """The exact bytes of byte-level ids; special tokens stand for their own names."""
-        special = self.special_ids
-        parts = []
-        for i in ids:
-            name = self._backend.id_to_token(int(i)) or ""
-            if int(i) in special:
-                parts.append(name.encode())
-            else:
-                parts.append(bytes(_CHARACTER_TO_BYTE[character] for character in name))
-        return b"".join(parts)
+        """The exact bytes of byte-level ids; added tokens stand for their own names.
+
+        Of other vocabularies, the bytes of each piece, with spaces for SentencePiece's marks.
+        """
+        added = self._backend.get_added_tokens_decoder()
+        return b"".join(self._bytes_of(int(i), int(i) in added) for i in ids)
+
+    def _bytes_of(self, token: int, is_added: bool) -> bytes:
+        name = self._backend.id_to_token(token) or ""
+        if is_added:
+            return name.encode()
+        if self.is_byte_level:
+            return bytes(CHARACTER_TO_BYTE[character] for character in name)
+        if len(name) == 6 and name.startswith("<0x"):
+            return bytes.fromhex(name[3:5])
+        return name.replace("\u2581", " ").encode()
+
+    @cached_property
+    def is_byte_level(self) -> bool:
+        """Whether tokens are written in characters that stand for bytes, as GPT-2's are."""
+        return all(self._backend.token_to_id(name) is not None for name in BYTE_TO_CHARACTER)
 
     def decode(self, ids: Sequence[int] | np.ndarray, skip_special: bool = True) -> str:
         """The text of `ids`; bytes that are no UTF-8 become U+FFFD."""
@@ -204,20 +219,24 @@ class Tokenizer:
             ids += opening + content + self._after
         return ids + self._opening["assistant"]
 
-    def chat_example(self, messages: Messages) -> Example:
+    def chat_example(self, messages: Messages, trained: Sequence[bool] = ()) -> Example:
         """A conversation whose trained tokens are the assistant's contents and their ends.
 
         The mask comes from how the row is built, turn by turn, never from comparing renderings.
+
+        Args:
+            trained: of each message, whether it is trained on if it is an answer; () is all.
         """
         from fourstage.data.batch import Example
 
         ids = self._lead()
         mask = [False] * len(ids)
-        for message in messages:
+        for message, wanted in zip(messages, trained or [True] * len(messages), strict=True):
             opening, content = self.turn(message["role"], message["content"])
             ids += opening + content + self._after
-            trained = message["role"] == "assistant"
-            mask += [False] * len(opening) + [trained] * len(content) + [False] * len(self._after)
+            is_trained = wanted and message["role"] == "assistant"
+            mask += [False] * len(opening) + [is_trained] * len(content)
+            mask += [False] * len(self._after)
         return Example(np.array(ids, np.int64), np.array(mask, bool))
 
     def reward_row(self, messages: Messages) -> list[int]:
@@ -268,49 +287,7 @@ class Tokenizer:
         Special tokens that it lacks are added after its own and named in `added`.
 
         Raises:
-            InputError: there is no such file, or it holds no tokenizer.
+            InputError: there is no such file, or it holds no tokenizer that keeps text.
         """
-        folder = Path(folder)
-        path = folder if folder.is_file() else folder / "tokenizer.json"
-        if not path.is_file():
-            raise InputError(
-                f"{folder} holds no tokenizer: write a folder with a tokenizer.json, or that file"
-            )
-        try:
-            backend = Backend.from_str(path.read_text(encoding="utf-8"))
-        except Exception as error:  # the tokenizers library raises bare Exceptions
-            raise InputError(
-                f"{path} is not a tokenizer of the tokenizers library: {error}"
-            ) from error
-        return cls(backend, _named_specials(path.parent))
-
-
-def _named_specials(folder: Path) -> dict[str, str]:
-    """`bos_token`, `eos_token` and `pad_token` as a folder's tokenizer_config.json names them."""
-    path = folder / "tokenizer_config.json"
-    if not path.is_file():
-        return {}
-    try:
-        settings = files.read_json(path)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
-    named = {}
-    for key in ("bos_token", "eos_token", "pad_token"):
-        token = settings.get(key)
-        content = token.get("content") if isinstance(token, dict) else token
-        if isinstance(content, str):
-            named[key] = content
-    return named
-
-
-def _byte_characters() -> list[str]:
-    """The printable character that stands for each byte in a byte-level vocabulary (GPT-2)."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    table = {byte: chr(byte) for byte in printable}
-    table |= {byte: chr(256 + place) for place, byte in enumerate(others)}
-    return [table[byte] for byte in range(256)]
-
-
-_BYTE_TO_CHARACTER = _byte_characters()
-_CHARACTER_TO_BYTE = {character: byte for byte, character in enumerate(_BYTE_TO_CHARACTER)}
+        backend, named = read_tokenizer(Path(folder))
+        return cls(backend, named)

@@ -91,3 +91,18 @@ class Corpus:
                 if place % every == 0:
                     yield text
                 place += 1
+
+    def samples(self, split: str, most: int) -> dict[str, list[str]]:
+        """The first texts of each source in a split, about `most` characters of each."""
+        found: dict[str, list[str]] = {name: [] for name in self.names}
+        sizes = dict.fromkeys(self.names, 0)
+        for number in range(self.parts):
+            chosen = self.chosen(number, split)
+            for text, source in zip(chosen.texts, chosen.sources.tolist(), strict=True):
+                name = self.names[source]
+                if sizes[name] < most:
+                    found[name].append(text)
+                    sizes[name] += len(text)
+            if all(size >= most for size in sizes.values()):
+                break
+        return {name: texts for name, texts in found.items() if texts}

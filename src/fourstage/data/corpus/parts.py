@@ -146,7 +146,7 @@ def write_parts(
     if not (folder / _TOLD).exists():
         folder.mkdir(parents=True, exist_ok=True)
         done = 0
-        while (part_path(folder, done)).exists():
+        while part_path(folder, done).exists():
             done += 1
         tasks = islice(raw.tasks(), done * _PART_TASKS, None)
         crew = Crew(functools.partial(Worker, settings, references, classifier), workers)
@@ -167,7 +167,7 @@ def write_share(
     Returns:
         How many were written.
     """
-    missing = [number for number in numbers if not (part_path(folder, number)).exists()]
+    missing = [number for number in numbers if not part_path(folder, number).exists()]
     if not missing:
         return 0
     first = missing[0]
