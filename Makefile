@@ -42,7 +42,7 @@ $(VENV)/.made:
 $(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "installing fourstage into $(VENV)"
 	$(PIP) torch
-	$(PIP) -e .
+	$(PIP) -e '.[data]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

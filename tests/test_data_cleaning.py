@@ -69,7 +69,7 @@ def test_a_cleaner_travels_to_a_worker():
 
 def test_steps_are_taken_in_their_order_however_they_are_written():
     assert expand(["pii", "light", "control"]) == ("unicode", "control", "pii")
-    assert expand("none") == ()
+    assert expand("raw") == ()
 
 
 def test_an_unknown_step_is_named_with_the_nearest_one():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,14 @@ def command(*arguments: str) -> None:
     assert end.value.code == 0
 
 
+def refused(arguments: list[str], capfd) -> str:
+    """What is said when a command is refused."""
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    return capfd.readouterr().err
+
+
 def prepared(run: Path) -> dict[str, bytes]:
     """What preparation left in a run."""
     return contents(run / "data") | {f"t/{k}": v for k, v in contents(run / "tokenizer").items()}
@@ -56,35 +65,39 @@ def on_one_machine(pile, tmp_path_factory) -> dict[str, bytes]:
     return prepared(run)
 
 
-def test_the_local_executor_prepares_the_bytes_of_one_machine(
-    pile, tmp_path, on_one_machine
-) -> None:
-    run = tmp_path / "run"
-    command(*told(pile, run, "--executor", "local-datatrove", "--tasks", "3"))
-    assert prepared(run) == on_one_machine
+LOCALLY = ("--executor", "local-datatrove", "--tasks", "3")
+
+
+@pytest.fixture(scope="module")
+def by_datatrove(pile, tmp_path_factory) -> Path:
+    """A run that the local executor prepared."""
+    run = tmp_path_factory.mktemp("local") / "run"
+    command(*told(pile, run, *LOCALLY))
+    return run
+
+
+def test_the_local_executor_prepares_the_bytes_of_one_machine(by_datatrove, on_one_machine) -> None:
+    assert prepared(by_datatrove) == on_one_machine
     assert len([name for name in on_one_machine if name.startswith("corpus/parts/0")]) >= 2
 
 
-def test_a_run_that_is_prepared_is_kept_by_an_executor_and_by_one_machine(
-    pile, tmp_path, capfd
-) -> None:
+def test_what_an_executor_prepared_is_kept_by_one_machine(pile, by_datatrove, capfd) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (by_datatrove / "data").rglob("*.bin")}
+    command(*told(pile, by_datatrove))
+    after = {path: path.stat().st_mtime_ns for path in (by_datatrove / "data").rglob("*.bin")}
+    assert before and after == before and "documents" not in capfd.readouterr().out
+
+
+def test_data_that_were_removed_are_missed(pile, tmp_path, by_datatrove, capfd) -> None:
     run = tmp_path / "run"
-    arguments = told(pile, run, "--executor", "local-datatrove", "--tasks", "2")
-    command(*arguments)
-    before = {path: path.stat().st_mtime_ns for path in (run / "data").rglob("*.bin")}
-    capfd.readouterr()
-    command(*arguments)
-    command(*told(pile, run))
-    assert {path: path.stat().st_mtime_ns for path in (run / "data").rglob("*.bin")} == before
-    assert "documents" not in capfd.readouterr().out
+    shutil.copytree(by_datatrove / "cluster", run / "cluster")
+    assert f"remove {run / 'cluster'}" in refused(told(pile, run, *LOCALLY), capfd)
 
 
 def test_what_is_wrong_with_the_data_is_told_as_on_one_machine(tmp_path, capfd) -> None:
     (tmp_path / "a.txt").write_text("tiny")
-    with pytest.raises(SystemExit) as end:
-        main(told(tmp_path / "a.txt", tmp_path / "run", "--executor", "local-datatrove"))
-    assert end.value.code == 2
-    assert "error: data.pretrain=" in capfd.readouterr().err
+    arguments = told(tmp_path / "a.txt", tmp_path / "run", "--executor", "local-datatrove")
+    assert "error: data.pretrain=" in refused(arguments, capfd)
 
 
 @pytest.fixture
@@ -158,13 +171,6 @@ def test_the_submitted_scripts_prepare_the_bytes_of_one_machine(
                 capture_output=True,
             )
     assert prepared(tmp_path / "run") == on_one_machine
-
-
-def refused(arguments: list[str], capfd) -> str:
-    with pytest.raises(SystemExit) as end:
-        main(arguments)
-    assert end.value.code == 2
-    return capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

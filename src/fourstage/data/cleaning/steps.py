@@ -22,7 +22,7 @@ STEPS = {
 # Without `terminal`: it loses three tenths of the tokens, and the other rules of C4 alone train
 # better models (Penedo et al. 2024, section 3.5).
 PRESETS = {
-    "none": (),
+    "raw": (),
     "light": ("unicode", "control"),
     "web": (
         "unicode",
