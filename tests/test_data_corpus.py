@@ -86,6 +86,11 @@ def test_bad_rows_can_be_refused(pile, tmp_path) -> None:
         corpus_of(pile, tmp_path / "out", bad_rows="refuse")
 
 
+def test_a_key_that_no_row_has_is_refused(pile, tmp_path) -> None:
+    with pytest.raises(InputError, match=r"data\.map\.text=body: no row of pile has this key"):
+        corpus_of(pile, tmp_path / "out", key="body")
+
+
 def test_the_first_of_equal_documents_stays(pile, tmp_path) -> None:
     corpus, _ = corpus_of(pile, tmp_path / "out")
     kept = [text for split in texts(corpus).values() for text in split]

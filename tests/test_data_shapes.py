@@ -171,8 +171,13 @@ def test_a_mapped_name_goes_before_a_key_of_that_name() -> None:
 
 
 def test_a_mapped_key_that_is_missing_is_named_with_the_nearest() -> None:
-    with pytest.raises(Malformed, match="no key 'bodi' here; did you mean 'body'"):
-        recognise({"body": "x"}, "f:1", {"text": "bodi"})
+    with pytest.raises(Malformed, match="no key 'tale' here; did you mean 'tales'"):
+        recognise({"tales": "x", "heading": "y"}, "f:1", {"text": "tale"})
+
+
+def test_a_row_of_another_part_is_known_without_the_mapped_keys() -> None:
+    row = recognise({"prompt": "x", "chosen": "y", "rejected": "z"}, "f:1", {"question": "q"})
+    assert row.kind == "comparison" and row.chosen == "y"
 
 
 @pytest.mark.parametrize(

@@ -161,8 +161,8 @@ def _without_the_end(monkeypatch) -> None:
     """Leaves the end of a turn out of the loss."""
     real = Tokenizer.chat_example
 
-    def chat_example(self, messages):
-        example = real(self, messages)
+    def chat_example(self, messages, trained=()):
+        example = real(self, messages, trained)
         mask = example.loss_mask & (example.tokens != self.end_of_turn)
         return dataclasses.replace(example, loss_mask=mask)
 
@@ -187,8 +187,8 @@ def test_an_untaught_end_of_turn_is_refused(run, monkeypatch):
 def test_an_unmasked_prompt_is_refused_in_fine_tuning(run, monkeypatch):
     real = Tokenizer.chat_example
 
-    def chat_example(self, messages):
-        example = real(self, messages)
+    def chat_example(self, messages, trained=()):
+        example = real(self, messages, trained)
         return dataclasses.replace(example, loss_mask=np.ones(len(example.tokens), bool))
 
     monkeypatch.setattr(Tokenizer, "chat_example", chat_example)

@@ -13,7 +13,7 @@ def mix_of(recipe: Recipe, store: Store) -> Mix:
     """The shares of the sources over the run.
 
     Args:
-        recipe: resolved: the length of the run is known.
+        recipe: with the length of the run, where it is known; without it caps do not count yet.
 
     Raises:
         InputError: weights or caps that do not fit the sources.
@@ -25,7 +25,7 @@ def mix_of(recipe: Recipe, store: Store) -> Mix:
         mixture.weights or None,
         mixture.temperature,
         run_tokens,
-        mixture.max_epochs,
+        mixture.max_epochs if run_tokens else None,
         [phase.model_dump() for phase in mixture.phases],
     )
 

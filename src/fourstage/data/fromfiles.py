@@ -196,6 +196,9 @@ def task_maker(vocabulary: Vocabulary | None, limits: Limits) -> Callable[[Row],
     def make(row: Row) -> Task:
         if row.kind == "dialogue":
             return demonstration(row).task
-        return free_task(_prompt(row.messages or []), vocabulary, limits)
+        prompt = _prompt(row.messages or [])
+        if row.answer is not None:
+            return reference_task(prompt, row.answer)
+        return free_task(prompt, vocabulary, limits)
 
     return make

@@ -25,6 +25,7 @@ from fourstage.data.corpus import (
     told,
 )
 from fourstage.data.crew import workers_for
+from fourstage.data.drawing import mix_of
 from fourstage.data.encoding import (
     Demonstration,
     Pair,
@@ -259,6 +260,9 @@ class Preparation:
         rows = ({"text": text} for text in corpus.texts("validation"))
         write_lines(folder / "validation.jsonl", rows)
         tokens = _tokens_of(stores["train"])
+        if not self.recipe.data.mixture.is_natural:
+            # Weights of what has no text left are refused before anything is trained.
+            mix_of(self.recipe, stores["train"])
         # No two documents of a corpus are near duplicates on both sides of the split.
         report = {"origin": "files", "validation_seen_in_training": 0.0, "sources": tokens}
         return stores["train"], stores["validation"], report

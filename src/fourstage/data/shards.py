@@ -12,35 +12,12 @@ import numpy as np
 from fourstage import files
 from fourstage.data.corpus import Corpus
 from fourstage.data.crew import Crew
-from fourstage.data.store import Store, TokenRows, write_token_store
+from fourstage.data.store import Store, write_token_store
+from fourstage.data.tokens import SPLITS, Encoder, TokenRows
 from fourstage.tokenizer import Tokenizer
 
-_SPLITS = ("validation", "train")
 # Rows of parts, until the stores are written from them.
 _ASIDE = ".encoded"
-
-
-class Encoder:
-    """Encodes the parts of a corpus, each split for itself."""
-
-    def __init__(self, corpus: Path, tokenizer: Path):
-        self.corpus, self.tokenizer = Corpus(corpus), Tokenizer.load(tokenizer)
-
-    def __call__(self, number: int) -> dict[str, TokenRows]:
-        """Rows of one part: every document between its start and its end."""
-        return {split: self._rows(number, split) for split in _SPLITS}
-
-    def _rows(self, number: int, split: str) -> TokenRows:
-        chosen = self.corpus.chosen(number, split)
-        ids, lengths = self.tokenizer.encode_batch_flat(chosen.texts)
-        ends = np.cumsum(lengths)
-        # One place in front of each document and one behind it.
-        starts = np.repeat(self.tokenizer.start_of_text, len(lengths))
-        stops = np.repeat(self.tokenizer.end_of_text, len(lengths))
-        places = np.stack([ends - lengths, ends], 1).reshape(-1)
-        marks = np.stack([starts, stops], 1).reshape(-1)
-        tokens = np.insert(ids.astype(np.uint32), places, marks.astype(np.uint32))
-        return TokenRows(tokens, lengths + 2, chosen.sources)
 
 
 def write_shards(folder: Path, corpus: Corpus, tokenizer: Path, workers: int) -> dict[str, Store]:
@@ -56,7 +33,7 @@ def write_shards(folder: Path, corpus: Corpus, tokenizer: Path, workers: int) ->
         split: write_token_store(
             folder / split, _read(aside, corpus.parts, split), size, corpus.names
         )
-        for split in _SPLITS
+        for split in SPLITS
     }
     shutil.rmtree(aside)
     return stores

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,6 +12,7 @@ import numpy as np
 
 from fourstage import files
 from fourstage.data.batch import Example
+from fourstage.data.tokens import TokenRows
 from fourstage.errors import InputError
 
 _INDEX = "index.json"
@@ -181,19 +181,6 @@ def write_store(
             _write_rows(aside, extra, len(lengths))
         _write_index(aside, names, len(lengths), sum(lengths), dtype, masked, extra is not None)
     return Store.open(folder)
-
-
-@dataclass(frozen=True)
-class TokenRows:
-    """Rows of tokens end to end, as they come from a worker.
-
-    Attributes:
-        tokens: [sum of lengths] ids. lengths: [n] tokens of each row. sources: [n] uint16.
-    """
-
-    tokens: np.ndarray
-    lengths: np.ndarray
-    sources: np.ndarray
 
 
 def write_token_store(

@@ -21,15 +21,15 @@ _ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 def tokenizer_file(path: Path) -> Path:
-    """The tokenizer.json that a path names: that file, or the one in that folder.
+    """The tokenizer.json that a path names: that file, or the one in that folder (or run).
 
     Raises:
         InputError: there is none.
     """
     path = Path(path)
-    found = path / "tokenizer.json" if path.is_dir() else path
-    if found.is_file():
-        return found
+    for found in (path, path / "tokenizer.json", path / "tokenizer" / "tokenizer.json"):
+        if found.is_file():
+            return found
     others = [name for name in _OTHER_FILES if path.is_dir() and (path / name).is_file()]
     if others:
         raise InputError(

@@ -96,7 +96,8 @@ class Cleaner:
         for step in self.steps:
             if not features.text.strip():
                 return Cleaned(None, "empty", "", edits, features.language, notes)
-            if step not in _ANY:
+            # Whoever asks for some languages does not want the code and tables of others.
+            if step not in _ANY and step != "language":
                 structure = "code" if is_code else features.structure
                 if structure:
                     notes[f"skipped.{structure}"] = 1

@@ -90,8 +90,8 @@ def checked(languages: Sequence[str]) -> tuple[str, ...]:
     for language in languages:
         if language not in LANGUAGES:
             raise InputError(
-                f"languages: {language!r} is not among those told apart"
-                f"{nearest(language, LANGUAGES)} Write some of: {', '.join(LANGUAGES)}"
+                f"data.languages={language}: not among those that are told apart"
+                f"{nearest(language, LANGUAGES)}; write some of {', '.join(LANGUAGES)}"
             )
     return tuple(languages)
 

@@ -55,7 +55,7 @@ def expand(given: str | Iterable[str]) -> tuple[str, ...]:
             wanted.add(name)
         else:
             raise InputError(
-                f"clean: {name!r} is no step of cleaning{nearest(name, [*PRESETS, *STEPS])}. Write "
+                f"data.clean={name}: no such step{nearest(name, [*PRESETS, *STEPS])}; write "
                 f"one of {', '.join(PRESETS)}, or a list of {', '.join(STEPS)}"
             )
     return tuple(step for step in STEPS if step in wanted)

@@ -53,6 +53,7 @@ def build(
     for part in parts:
         notes.add(part.notes)
     notes.bad += verdicts.bad
+    _check_keys(settings, notes)
     if not settings.skip_bad_rows:
         raise_faults([f"{row['file']}:{row['line']}: {row['why']}" for row in notes.bad])
     corpus = _write(folder, parts, verdicts, [source.name for source in settings.sources])
@@ -95,6 +96,23 @@ def _write(
     }
     files.write_json(folder / "corpus.json", told)
     return Corpus(folder)
+
+
+def _check_keys(settings: CorpusSettings, notes: Notes) -> None:
+    """Refuses a name of the text's key that no row has: it is misspelt.
+
+    Raises:
+        InputError: there is one.
+    """
+    for source in settings.sources:
+        rows, mapped = (
+            notes.per_source[f"{what}\t{source.name}"] for what in ("objects", "mapped")
+        )
+        if rows and not mapped:
+            raise InputError(
+                f"data.map.text={source.mapping['text']}: no row of {source.name} has this key; "
+                "write one that the rows have, or leave it out"
+            )
 
 
 def _check(corpus: Corpus, raw: RawCorpus, notes: Notes, share: float, where: str) -> None:

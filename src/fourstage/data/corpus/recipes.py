@@ -26,8 +26,9 @@ from fourstage.data.reading import (
 from fourstage.data.shapes import Malformed, recognise
 from fourstage.recipe.data import Data
 
-# Bytes of text that a byte of a packed file holds, roughly.
+# Bytes of text that a byte of a file holds, roughly, where it is not one.
 _PACKED = {".gz": 3.5, ".zst": 3.5, ".xz": 4.5, ".bz2": 4.0, ".zip": 3.5, ".parquet": 2.5}
+_PACKED |= dict.fromkeys((".png", ".jpg", ".jpeg", ".gif", ".webp", ".pdf", ".mp4", ".pyc"), 0.0)
 
 
 def raw_sources(data: Data) -> tuple[list[RawSource], list[str]]:

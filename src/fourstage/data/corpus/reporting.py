@@ -81,7 +81,9 @@ def _languages(parts: Sequence[Part], verdicts: Verdicts) -> dict[str, int]:
         labels = part.column("labels")[of <= VALIDATION]
         for label, count in enumerate(np.bincount(labels, minlength=len(part.names)).tolist()):
             counts[part.names[label][2]] += count
-    return {name: count for name, count in counts.most_common() if count}
+    told = {name: count for name, count in counts.most_common() if count}
+    # Where no step tells languages there is nothing to say.
+    return told if set(told) != {"und"} else {}
 
 
 def _sources(
@@ -140,7 +142,8 @@ def _duplicates(parts: Sequence[Part], verdicts: Verdicts) -> Iterator[dict[str,
 def told(report: dict[str, Any]) -> str:
     """One line of what became of the text."""
     kept = report["train"] + report["validation"]
-    lost = {"duplicate": report["duplicate"], "near duplicate": report["near_duplicate"]}
+    names = ("empty", "duplicate", "near_duplicate", "repeated_passages")
+    lost = {name.replace("_", " "): report[name] for name in names}
     lost |= {name: count for name, count in report["dropped"].items()}
     dropped = ", ".join(f"{count:,} {name}" for name, count in lost.items() if count)
     line = f"text: {kept:,} documents kept of {report['read']:,} in {report['files']:,} files"

@@ -12,11 +12,11 @@ import numpy as np
 from fourstage.data.cleaning import Cleaner, looks_like_code
 from fourstage.data.corpus.columns import Documents, Notes
 from fourstage.data.corpus.likeness import hasher
-from fourstage.data.corpus.settings import CorpusSettings
+from fourstage.data.corpus.settings import CorpusSettings, SourceSettings
 from fourstage.data.decontamination import Contamination
 from fourstage.data.deduplication import Spans, Words, spans
 from fourstage.data.documents import cut
-from fourstage.data.reading import BadRow, Block
+from fourstage.data.reading import BadRow, Block, RawRow
 from fourstage.data.shapes import Malformed, recognise
 
 # The passages of documents in which only lines are looked for; none of them is used.
@@ -81,11 +81,16 @@ class Worker:
         """Documents as they stand in the block, the line of each, and its shape."""
         settings = self.settings.sources[source]
         if block.text is not None:
+            at, line = 0, block.first
             for text in cut(block.text, settings.document):
-                yield text, block.first, "text"
+                found = block.text.find(text.strip().partition("\n")[0], at)
+                if found >= 0:
+                    at, line = found, line + block.text.count("\n", at, found)
+                yield text, line, "text"
             return
         for row in block.rows():
             notes.counts["rows"] += 1
+            self._note_mapped(row, settings, notes)
             why = row.why if isinstance(row, BadRow) else ""
             if not isinstance(row, BadRow):
                 try:
@@ -96,6 +101,14 @@ class Worker:
                     why = str(fault)
             if why:
                 notes.bad.append({"file": block.name, "line": row.line, "why": why})
+
+    def _note_mapped(self, row: RawRow | BadRow, settings: SourceSettings, notes: Notes) -> None:
+        """Counts rows that have the key under which the recipe says that the text stands."""
+        key = settings.mapping.get("text")
+        if key is None or not isinstance(row, RawRow) or not isinstance(row.value, dict):
+            return
+        notes.per_source[f"objects\t{settings.name}"] += 1
+        notes.per_source[f"mapped\t{settings.name}"] += key.partition(".")[0] in row.value
 
     def _kept(
         self, text: str, line: int, shape: str, file: str, source: int, notes: Notes

@@ -67,7 +67,8 @@ def recognise(value: Any, where: str, mapping: Mapping[str, str] | None = None) 
         value: any JSON value.
         where: its place, which the row keeps.
         mapping: our names of keys to those of the row, dots leading into objects; where it says
-            what the text is, nothing else of the row counts.
+            what the text is, nothing else of the row counts. A row without the keys that it names
+            is known by those it has.
 
     Raises:
         Malformed: it has none of the known sets of keys, or a value that is none for its key.
@@ -82,12 +83,13 @@ def recognise(value: Any, where: str, mapping: Mapping[str, str] | None = None) 
     if not isinstance(value, dict):
         raise Malformed(f"a row is an object with keys, this is {kind_of(value)}; known: {FORMS}")
     columns = Columns(value, mapping)
-    readers = (read_text,) if mapping and "text" in mapping else _READERS
+    is_text = mapping and "text" in mapping and columns.missing is None
+    readers = (read_text,) if is_text else _READERS
     for reader in readers:
         row = reader(columns, where)
         if row is not None:
             return row
-    raise Malformed(_refusal(columns))
+    raise columns.missing or Malformed(_refusal(columns))
 
 
 def _refusal(columns: Columns) -> str:

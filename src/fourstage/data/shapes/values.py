@@ -21,8 +21,9 @@ class Columns:
         row: the object.
         mapping: our name of a key to theirs, or to the dotted path of an inner one.
 
-    Raises:
-        Malformed: a mapped key that the row does not have.
+    Attributes:
+        missing: what to say of the first mapped key that the row does not have. Rows of another
+            part of the data are known without it.
     """
 
     def __init__(self, row: Mapping[str, Any], mapping: Mapping[str, str] | None = None):
@@ -34,8 +35,12 @@ class Columns:
             # Of keys that differ by case alone, the one written as it is known counts.
             if key not in renamed and (key == name or name not in row):
                 self._put(name, key, value)
+        self.missing: Malformed | None = None
         for ours, theirs in (mapping or {}).items():
-            self._put(_plain(ours), theirs, _at(row, theirs))
+            try:
+                self._put(_plain(ours), theirs, _at(row, theirs))
+            except Malformed as fault:
+                self.missing = self.missing or fault
 
     def _put(self, name: str, written: str, value: Any) -> None:
         self._written[name] = written

@@ -67,6 +67,9 @@ def inspect_run(path: str) -> RunFindings:
     stores = [_state(prepared.folder / name, name, hashes.get(name)) for name in names]
     for store in stores:
         faults += [f"{prepared.folder / store.name}: {fault}" for fault in store.damaged]
+    results = _read(prepared.run / "pretrain" / "results.json", faults)
+    if "mixture" in results and "pretrain" in report:
+        report["pretrain"]["mixture"] = results["mixture"]
     tokenizer = prepared.run / "tokenizer"
     if "tokenizer" in manifest and _changed(tokenizer, manifest["tokenizer"]):
         faults.append(f"{tokenizer} is not the tokenizer that the data were prepared with")
@@ -134,7 +137,7 @@ def _print_sources(report: dict[str, Any], console: Console) -> None:
         held, row = tokens.get(name), drawn.get(name, {})
         own = row.get("share", held / total if held is not None and total else None)
         kept = counts.get("train", 0) + counts.get("validation", 0)
-        epochs = row.get("epochs", 1.0)
+        epochs = row["epochs"] if row.get("epochs") is not None else "" if row else 1.0
         rows.append([name, counts.get("read"), kept, held, Text(share(own)), epochs])
     if rows:
         header = ["source", "read", "kept", "tokens", "share", "epochs"]
