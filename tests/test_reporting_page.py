@@ -196,6 +196,19 @@ def test_the_report_of_no_run_is_an_input_error(tmp_path):
             build_report(folder)
 
 
+def test_sources_are_shown_with_their_shares_and_epochs(tmp_path):
+    run = write_run(tmp_path / "run")
+    read = {"books": {"read": 12, "train": 10, "validation": 1}, "web": {"read": 7, "train": 5}}
+    data = {"corpus": {"sources": read}, "pretrain": {"sources": {"books": 4321, "web": 1234}}}
+    (run / "data" / "report.json").write_text(json.dumps(data))
+    results = json.loads((run / "pretrain" / "results.json").read_text())
+    results["mixture"] = [{"source": "books", "share": 0.75, "epochs": 2.5, "tokens": 10}]
+    (run / "pretrain" / "results.json").write_text(json.dumps(results))
+    text, _ = page_of(run)
+    for shown in ("books", "11", "4\u202f321", "75.0", "2.50", "1\u202f234"):
+        assert shown in text
+
+
 def test_data_made_from_the_text_are_named(tmp_path):
     run = write_run(tmp_path / "run")
     recipe = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fourstage.reporting.html import Markup, join, table, tag
-from fourstage.reporting.numbers import compact, figures, is_number, plain
+from fourstage.reporting.numbers import compact, figures, is_number, plain, share
 from fourstage.reporting.runfiles import RunFiles
 from fourstage.reporting.sections.overview import PARTS, origin_of
 
@@ -21,7 +21,7 @@ def section(run: RunFiles) -> Markup | None:
     origins = {part: origin_of(run, part) for part in PARTS}
     if not run.data and not any(origins.values()):
         return None
-    return join(_origins(origins), _steps(run))
+    return join(_origins(origins), _sources(run), _steps(run))
 
 
 def _origins(origins: dict[str, str]) -> Markup | None:
@@ -37,6 +37,25 @@ def _origins(origins: dict[str, str]) -> Markup | None:
     if made:
         sentences.append(f"Made from the text itself: {', '.join(made)}.")
     return tag("p", " ".join(sentences))
+
+
+def _sources(run: RunFiles) -> Markup | None:
+    """What was kept of each source of text, and how often a run reads it (as LLaMA's table 1)."""
+    read = run.data.get("corpus", {}).get("sources", {})
+    if not read:
+        return None
+    tokens = run.data.get("pretrain", {}).get("sources", {})
+    drawn = {row["source"]: row for row in run["pretrain"].results.get("mixture", [])}
+    rows = []
+    for name, counts in read.items():
+        row = drawn.get(name, {})
+        kept = counts.get("train", 0) + counts.get("validation", 0)
+        share_told = share(row["share"]) if "share" in row else ""
+        epochs = f"{row['epochs']:.2f}" if row.get("epochs") is not None else ""
+        numbers = [figures(counts.get("read", 0)), figures(kept)]
+        held = figures(tokens[name]) if name in tokens else ""
+        rows.append([name, *numbers, held, share_told, epochs])
+    return table(["source", "read", "kept", "tokens", "share", "epochs"], rows)
 
 
 def _steps(run: RunFiles) -> Markup | None:
