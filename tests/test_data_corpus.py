@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fourstage.data.corpus import Corpus, build_corpus
+from fourstage.data.corpus import Corpus, build_corpus, shared_with_text
 from fourstage.errors import InputError
 from fourstage.recipe import recipe_from
 
@@ -125,6 +125,38 @@ def test_passages_of_an_earlier_document_are_cut_out(tmp_path) -> None:
     assert first in kept and report["passages_cut"] > 0
     left = next(text for text in kept if second[:60] in text)
     assert len(left) < len(second) + 200 and first[:60] not in left
+
+
+def test_characters_of_the_sources_are_those_that_were_kept(tmp_path) -> None:
+    shared = page(100, 20)
+    rows = [f"{page(seed)} {shared}" for seed in range(20)]
+    path = write_rows(tmp_path / "a.jsonl", rows)
+    corpus, report = corpus_of(path, tmp_path / "out", deduplicate={"passages": 50, "near": 0})
+    kept = texts(corpus)
+    assert report["passages_cut"]
+    assert report["characters"] == report["sources"]["a"]["characters"]
+    assert report["characters"] >= sum(len(t) for side in kept.values() for t in side)
+
+
+def test_a_repeated_line_is_told_from_the_first_by_its_number(tmp_path) -> None:
+    path = tmp_path / "a.txt"
+    lines = [page(seed) for seed in range(6)]
+    path.write_text("\n".join([*lines, lines[2], lines[2]]), encoding="utf-8")
+    corpus_of(path, tmp_path / "out", document="line")
+    listed = (tmp_path / "out" / "duplicates.jsonl").read_text(encoding="utf-8").splitlines()
+    found = [(row["document"], row["same_as"]) for row in map(json.loads, listed)]
+    assert found == [("a.txt:7", "a.txt:3"), ("a.txt:8", "a.txt:3")]
+
+
+def test_each_prompt_is_listed_with_the_words_that_it_shares(tmp_path) -> None:
+    first, second = (" ".join(WORDS[at : at + 13]) for at in (0, 12))
+    rows = [f"{second}. {first}.", *(page(seed) for seed in range(30))]
+    corpus, _ = corpus_of(write_rows(tmp_path / "a.jsonl", rows), tmp_path / "out")
+    assert rows[0] in texts(corpus)["train"]
+    assert shared_with_text([first, second], corpus, 13) == [
+        {"prompt": first, "words": first},
+        {"prompt": second, "words": second},
+    ]
 
 
 def test_a_document_that_holds_a_measured_text_is_dropped(tmp_path) -> None:

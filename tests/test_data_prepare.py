@@ -121,6 +121,28 @@ def test_a_step_cut_off_half_way_is_done_again(tmp_path, monkeypatch) -> None:
     assert _files(tmp_path / "cut") == _files(whole.run)
 
 
+def test_a_text_given_up_half_way_is_not_taken_for_the_one_before(tmp_path, text) -> None:
+    before = prepare.Preparation(_recipe(pretrain=str(text)), tmp_path / "run", _quiet)
+    kept = before.corpus().documents
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"text": "whole"}\n{"text": "cut')
+    other = _recipe(pretrain=str(broken), bad_rows="refuse")
+    with pytest.raises(InputError, match="broken JSON"):
+        prepare.Preparation(other, tmp_path / "run", _quiet).corpus()
+    assert before.corpus().documents == kept
+
+
+def test_keys_mapped_otherwise_prepare_the_rows_again(tmp_path, own) -> None:
+    rows = [{"q": f"What is {n}?", "a": f"The number {n}.", "b": "None."} for n in range(20)]
+    own["sft"] = _write_rows(tmp_path / "mapped.jsonl", rows)
+    answers = []
+    for key in ("a", "b"):
+        recipe = _recipe(**own, map={"prompt": "q", "response": key})
+        data = prepare.prepare_sft(recipe, tmp_path / "run", _quiet)
+        answers.append(data.demonstrations()[0][1])
+    assert answers[0].startswith("The number") and answers[1] == "None."
+
+
 def test_changed_amounts_prepare_that_stage_again_and_no_other(tmp_path) -> None:
     before = prepare.prepare(_world(), tmp_path, _quiet).manifest["stores"]
     lines: list[str] = []
@@ -262,6 +284,10 @@ def test_rows_of_another_kind_are_refused(tmp_path, own, part, row, fault) -> No
 def test_plain_text_is_refused_for_rows_and_read_as_prompts(tmp_path, own, text) -> None:
     with pytest.raises(InputError, match="plain text; write JSON lines"):
         prepare.prepare(_recipe(**own | {"sft": str(text)}), tmp_path / "run", _quiet)
+    (tmp_path / "none.jsonl").touch()
+    with pytest.raises(InputError, match="is empty; write JSON lines"):
+        recipe = _recipe(**own | {"sft": str(tmp_path / "none.jsonl")})
+        prepare.prepare(recipe, tmp_path / "run", _quiet)
     (tmp_path / "asks.txt").write_text("\n".join(f"Prompt {n}?" for n in range(30)))
     recipe = _recipe(**own | {"prompts": str(tmp_path / "asks.txt")}, validation=0.1)
     assert prepare.prepare(recipe, tmp_path / "run", _quiet).tasks("rl", "train")

@@ -93,6 +93,14 @@ def test_a_path_that_is_not_there_is_refused_with_the_nearest(tmp_path) -> None:
         find_files(tmp_path / "texts", "data.pretrain")
 
 
+def test_a_link_that_leads_nowhere_is_refused_as_one(tmp_path) -> None:
+    (tmp_path / "gone").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("gone", "loop"):
+        with pytest.raises(InputError, match=f"{name}: a link to what does not exist"):
+            find_files(tmp_path / name, "data.pretrain")
+
+
 @pytest.mark.parametrize("name", ["hf:", "hf:just-a-name", "hf:a/b/c", "hf:a b/c"])
 def test_a_wrong_hub_id_is_refused_with_its_form(name: str) -> None:
     with pytest.raises(InputError, match="hf:OWNER/NAME"):

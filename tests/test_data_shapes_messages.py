@@ -27,6 +27,7 @@ def test_textual_parts_are_joined() -> None:
     parts = [{"type": "text", "text": "Hel"}, {"type": "text", "value": "lo"}, "!"]
     assert answer(content=parts) == "Hello!"
     assert answer(content={"type": "text", "text": "Hello"}) == "Hello"
+    assert answer(parts=[{"text": "Hel"}, {"text": "lo"}]) == "Hello"
 
 
 def test_reasoning_stands_in_front_of_the_answer_however_it_is_written() -> None:

@@ -126,3 +126,24 @@ def test_malformed_truths_say_what_is_wrong(columns: dict, fault: str) -> None:
 )
 def test_the_end_result_of_a_worked_answer(text: str, result: str | None) -> None:
     assert final_answer(text) == result
+
+
+@pytest.mark.parametrize(
+    ("row", "answer"),
+    [
+        ({"question": "Is tea hot?", "passage": "Tea is hot.", "answer": True}, "yes"),
+        ({"question": "Is ice hot?", "answer": False}, "no"),
+        ({"question": "Which?", "correct_answer": "tea", "support": "Tea it is."}, "tea"),
+        (
+            {
+                "question_stem": "Which is a drink?",
+                "choices": {"text": ["ice", "tea"], "label": ["A", "B"]},
+                "answerKey": "B",
+            },
+            "tea",
+        ),
+    ],
+)
+def test_answers_of_well_known_sets_are_found(row, answer) -> None:
+    known = recognise(row, "f:1")
+    assert known.messages[-1] == {"role": "assistant", "content": answer}

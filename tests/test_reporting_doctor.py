@@ -182,6 +182,12 @@ def test_a_missing_path_is_exit_code_2_and_all_of_them_are_told(tmp_path, capsys
     assert "there.jsonl" in err and "gone.jsonl" in err and err.count("\n") == 2
 
 
+@pytest.mark.parametrize("path", ["", "a" * 5000])
+def test_what_no_path_can_be_is_exit_code_2(capsys, path):
+    code, out, err = called(capsys, path)
+    assert (code, out) == (2, "") and err.startswith("error: inspect data")
+
+
 def test_a_file_full_of_faults_is_a_report_and_no_failure(tmp_path, capsys):
     path = lines_file(tmp_path / "rows.jsonl", "{}", "[", "nothing")
     code, out, err = called(capsys, path)

@@ -121,6 +121,16 @@ def test_very_long_texts_are_drawn_in_parts() -> None:
     assert all(part.startswith("Ada") and part.endswith(".\n") for part in drawn)
 
 
+@pytest.mark.parametrize("run", ["a", "茶", "=", "_", " ", "\n", "acgt"])
+def test_training_takes_no_longer_for_letters_without_an_end(run: str) -> None:
+    text = f"Ada read {(run * 300_000)[:300_000]} aloud."
+    drawn = list(training_sample([text]))
+    assert "".join(drawn) == text
+    assert max(map(len, drawn)) < 2100
+    # Pieces of 300,000 characters would take minutes.
+    assert train_tokenizer([text, english(30)], 400).vocab_size == 400
+
+
 def test_lone_surrogates_do_not_stop_the_training() -> None:
     assert train_tokenizer(["a\ud800b", english(10)], 300).vocab_size == 300
 

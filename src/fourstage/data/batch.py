@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourstage.data.packing import best_fit
+from fourstage.data.packing import best_fit, next_fit
 from fourstage.model.layout import Layout
 
 
@@ -141,14 +141,14 @@ class Batch:
     def split(self, max_tokens: int | None) -> list[Batch]:
         """Micro-batches of at most `max_tokens` cells, cut between documents (or groups of them).
 
-        Packed best-fit decreasing, so that there are few. A document or group larger than that
-        becomes a micro-batch of its own.
+        Neighbours stay together, unless packing them best-fit decreasing makes fewer of them. A
+        document or group larger than that becomes a micro-batch of its own.
         """
         if not max_tokens or self.cells <= max_tokens:
             return [self]
         groups = self._groups()
         sizes = [sum(self.lengths[i] for i in group) for group in groups]
-        packed = best_fit(sizes, max_tokens)
+        packed = min(next_fit(sizes, max_tokens), best_fit(sizes, max_tokens), key=len)
         return [self.select(i for number in part for i in groups[number]) for part in packed]
 
     def _groups(self) -> list[list[int]]:

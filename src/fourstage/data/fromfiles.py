@@ -142,9 +142,8 @@ def _lines_of(file: RawFile, kinds: tuple[str, ...], name: str) -> list[Row]:
         InputError: the part is not made of prompts.
     """
     if kinds[0] != "prompt":
-        raise InputError(
-            f"{name}: {file.path} is plain text; write JSON lines or a JSON list of rows"
-        )
+        what = "empty" if inspect_file(file).format == "empty" else "plain text"
+        raise InputError(f"{name}: {file.path} is {what}; write JSON lines or a JSON list of rows")
     lines = [line.strip() for line in read_text(file).split("\n")]
     return [
         Row("prompt", f"{file.path}:{number}", messages=[{"role": "user", "content": line}])

@@ -81,7 +81,7 @@ class Materials:
         amounts = {"sft": data.demonstrations, "reward": data.comparisons, "rl": data.rl_prompts}
         told: Report = {
             "origin": data.origin(part),
-            "raw": self.raw(part),
+            **self.own_rows(part),
             "amount": amounts[stage],
             "validation": data.validation,
             "most": [self.context, self.longest],
@@ -90,7 +90,16 @@ class Materials:
         if data.origin(part) == "made":
             told["text"] = self.text_inputs()
             told["sampled_by"] = self._sampled_by() if stage == "reward" else None
+        elif stage == "rl" and data.origin(part) == "files" and data.paths("pretrain"):
+            # Its words and lengths decide what is asked of a response.
+            told["text"] = self.text_inputs()
         return told
+
+    def own_rows(self, part: str) -> Report:
+        """All that decides the rows of a part that is read from files, but for the split."""
+        data = self.recipe.data
+        how = {"keys": data.keys, "bad_rows": data.bad_rows} if data.paths(part) else {}
+        return {"raw": self.raw(part), **how}
 
     def _sampled_by(self) -> list[str]:
         weights = sorted((self.prepared.run / "sft" / "model").glob("*.safetensors"))

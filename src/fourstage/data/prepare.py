@@ -169,6 +169,7 @@ class Preparation:
         exact = self.exact and self.recipe.data.pretrain != "world"
         size = text_bytes(self.recipe)
         tokenizer, report = make_tokenizer(self.recipe, source, texts, exact, self.say, size)
+        self.prepared.unmark("tokenizer")
         with files.atomic_folder(self.run / "tokenizer") as aside:
             tokenizer.save(aside)
         self.prepared.finish("tokenizer", key, report, {})
@@ -180,7 +181,7 @@ class Preparation:
         rules: dict[str, Any] = {"split": section.split, "digits": section.digits}
         if self.recipe.data.pretrain:
             return rules | self.materials.text_inputs()
-        return rules | {part: self.materials.raw(part) for part in ("sft", "preferences")}
+        return rules | {part: self.materials.own_rows(part) for part in ("sft", "preferences")}
 
     def _has_wanted_size(self) -> bool:
         """Whether the size asked for is that of the tokenizer, or the one it was asked to have."""
@@ -198,6 +199,7 @@ class Preparation:
         key = self._key("corpus", corpus_inputs(self.recipe.data))
         if self.prepared.is_done("corpus", key):
             return Corpus(folder)
+        self.prepared.unmark("corpus")
         corpus, report = build_corpus(self.recipe.data, folder)
         self.prepared.finish("corpus", key, report, {})
         self.say(told(report))
@@ -257,8 +259,7 @@ class Preparation:
         characters = sum(corpus.characters.values())
         workers = workers_for(characters, self.recipe.data.workers)
         stores = write_shards(folder, corpus, self.run / "tokenizer", workers)
-        rows = ({"text": text} for text in corpus.texts("validation"))
-        write_lines(folder / "validation.jsonl", rows)
+        write_lines(folder / "validation.jsonl", ({"text": t} for t in corpus.texts("validation")))
         tokens = _tokens_of(stores["train"])
         if not self.recipe.data.mixture.is_natural:
             # Weights of what has no text left are refused before anything is trained.
@@ -301,7 +302,7 @@ class Preparation:
             store = self._write_dialogues(folder / "validation", held_out, counts)
             report["validation"] = len(store)
             write_lines(folder / "demonstrations.jsonl", [d.to_json() for d in train[:_EXAMPLES]])
-            held = [task.to_json() for task in tasks]
+            held = (task.to_json() for task in tasks)
             return report | {"tasks": write_lines(folder / "validation.jsonl", held)}
 
         self._stage("sft", write)
@@ -334,7 +335,7 @@ class Preparation:
                 fitting = [t for t in tasks if len(tokenizer.chat_prompt(t.prompt)) <= room]
                 counts["too_long"] += len(tasks) - len(fitting)
                 self._require(fitting, "prompts")
-                rows = [task.to_json() for task in fitting]
+                rows = (task.to_json() for task in fitting)
                 report[split] = write_lines(folder / f"{split}.jsonl", rows)
             return report
 

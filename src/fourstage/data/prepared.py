@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,17 @@ _VOCABULARY = "vocabulary.txt"
 
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     """Writes JSON lines, whole or not at all; returns how many."""
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    # Lone surrogates are escaped: they are no UTF-8.
-    files.write_bytes(path, "".join(lines).encode("utf-8", "backslashreplace"))
-    return len(lines)
+    count = 0
+
+    def lines() -> Iterator[bytes]:
+        nonlocal count
+        for row in rows:
+            count += 1
+            # Lone surrogates are escaped: they are no UTF-8.
+            yield f"{json.dumps(row, ensure_ascii=False)}\n".encode("utf-8", "backslashreplace")
+
+    files.write_pieces(path, lines())
+    return count
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -119,9 +126,13 @@ class PreparedData:
         where = self.run / "tokenizer" if step == "tokenizer" else self.folder / step
         return mark.exists() and where.is_dir() and files.read_json(mark)["key"] == key
 
+    def unmark(self, step: str) -> None:
+        """Says that `step` is unfinished, before what it had is replaced: another recipe's, too."""
+        self._mark(step).unlink(missing_ok=True)
+
     def begin(self, step: str) -> None:
         """Clears what an earlier or unfinished `step` left."""
-        self._mark(step).unlink(missing_ok=True)
+        self.unmark(step)
         shutil.rmtree(self.folder / step, ignore_errors=True)
 
     def finish(self, step: str, key: str, report: dict[str, Any], raw: dict[str, Any]) -> None:

@@ -77,9 +77,9 @@ def data_key(recipe: Recipe, stage: str, hashes: Hashes) -> str:
     data, part = recipe.data, PARTS[stage]
     origin = data.origin(part)
     told: dict[str, Any] = {"origin": origin}
-    if stage == "pretrain":
-        told |= {"world": recipe.world.model_dump()} if origin == "world" else {}
-    else:
+    if stage == "pretrain" and origin == "world":
+        told |= {"world": recipe.world.model_dump(), "text": [], "cut": data.document}
+    elif stage != "pretrain":
         told["most"] = [recipe.model.context, recipe.rl.max_new_tokens]
     if stage in _AMOUNTS and origin != "files":
         told["amount"] = getattr(data, _AMOUNTS[stage])
@@ -88,7 +88,8 @@ def data_key(recipe: Recipe, stage: str, hashes: Hashes) -> str:
     if origin == "files" and stage != "pretrain":
         told |= {"files": sorted(hashes.get(part, {}).values()), "keys": data.keys}
         told["bad_rows"] = data.bad_rows
-    if origin == "made" or (origin == "files" and stage == "pretrain"):
+    from_text = origin == "made" or (stage == "rl" and bool(data.paths("pretrain")))
+    if from_text or (origin == "files" and stage == "pretrain"):
         text = sorted(hashes.get("pretrain", {}).values())
         told["text"] = {**corpus_inputs(data), "raw": text}
     if origin == "files" and stage == "pretrain":

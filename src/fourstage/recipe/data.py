@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from fourstage.recipe.numbers import Real, Whole
 
-Paths = str | list[str]
+
+def _named(paths: str | list[Any]) -> str | list[Any]:
+    if not paths or (isinstance(paths, list) and "" in paths):
+        raise ValueError("must name a file or a folder")
+    return paths
+
+
+Paths = Annotated[str | list[str], AfterValidator(_named)]
 Cut = Literal["auto", "file", "paragraph", "line"]
 PositiveInt = Annotated[Whole, Field(gt=0)]
 Count = Annotated[Whole, Field(ge=0)]
@@ -123,7 +130,7 @@ class Data(Section):
     comes from the world when the text does, and is made from the text otherwise.
     """
 
-    pretrain: str | list[str | DataSource] | None = None
+    pretrain: Annotated[str | list[str | DataSource], AfterValidator(_named)] | None = None
     sft: Paths | None = None
     preferences: Paths | None = None
     prompts: Paths | None = None

@@ -36,6 +36,7 @@ from fourstage.data.corpus.recipes import corpus_key, references_of
 from fourstage.data.corpus.settings import CorpusSettings
 from fourstage.data.corpus.working import Worker
 from fourstage.data.prepare import Preparation
+from fourstage.data.prepared import PreparedData
 from fourstage.data.reading import as_paths
 from fourstage.data.shards import encode_parts
 from fourstage.errors import InputError
@@ -176,6 +177,7 @@ def _adopt(job: Job) -> None:
                 )
         finish_parts(made / "parts", count, raw.refused)
         files.write_text(made / key, "")
+        PreparedData(Path(job.run)).unmark("corpus")
         shutil.rmtree(job.corpus, ignore_errors=True)
         job.corpus.parent.mkdir(parents=True, exist_ok=True)
         os.rename(made, job.corpus)

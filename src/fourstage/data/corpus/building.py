@@ -12,7 +12,7 @@ import numpy as np
 from fourstage import files
 from fourstage.data.corpus.columns import Notes, Part
 from fourstage.data.corpus.corpus import SPLITS, Corpus
-from fourstage.data.corpus.judging import Verdicts, gathered, grouped, judge, length_of
+from fourstage.data.corpus.judging import Verdicts, characters_left, is_refused, judge
 from fourstage.data.corpus.parts import RawCorpus, write_parts
 from fourstage.data.corpus.quality import trained_classifier
 from fourstage.data.corpus.reporting import report_of, write_lists
@@ -52,7 +52,8 @@ def build(
     notes = Notes()
     for part in parts:
         notes.add(part.notes)
-    notes.bad += verdicts.bad
+    rows = [row for row in notes.bad if not is_refused(row["file"], raw.refused)]
+    notes.bad = rows + verdicts.bad
     _check_keys(settings, notes)
     if not settings.skip_bad_rows:
         raise_faults([f"{row['file']}:{row['line']}: {row['why']}" for row in notes.bad])
@@ -83,9 +84,7 @@ def _write(
     np.save(folder / "firsts.npy", verdicts.firsts)
     np.save(folder / "cut_documents.npy", verdicts.cut_documents)
     np.save(folder / "cuts.npy", verdicts.cuts)
-    characters = gathered(parts, "characters", (0,), np.int64)
-    for document, cuts in grouped(verdicts.cut_documents, verdicts.cuts):
-        characters[document] -= length_of(cuts)
+    characters = characters_left(parts, verdicts)
     told = {
         "parts": len(parts),
         "sources": list(sources),

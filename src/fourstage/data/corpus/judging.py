@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,11 @@ def gathered(parts: Sequence[Part], name: str, shape: tuple[int, ...], dtype: An
     return np.concatenate([np.zeros(shape, dtype), *(part.column(name) for part in parts)])
 
 
+def is_refused(file: str, refused: Mapping[str, str]) -> bool:
+    """Whether nothing of a file is used: it, or the archive that it is in, is refused."""
+    return any(name in refused for name in accumulate(file.split("/"), "{}/{}".format))
+
+
 def _refuse(verdicts: Verdicts, parts: Sequence[Part], refused: Mapping[str, str]) -> None:
     """Drops documents of refused files, and rows of another shape than most of their file."""
     shapes = majority(parts)
@@ -108,7 +113,7 @@ def _refuse(verdicts: Verdicts, parts: Sequence[Part], refused: Mapping[str, str
         of = verdicts.of[verdicts.firsts[number] : verdicts.firsts[number + 1]]
         for label, (file, shape, _) in enumerate(part.names):
             # The members of an archive go with it.
-            if any(file == name or file.startswith(f"{name}/") for name in refused):
+            if is_refused(file, refused):
                 of[labels == label] = REFUSED
             elif not fits(shape, shapes.get(file, shape)):
                 of[labels == label] = MISSHAPEN
@@ -123,21 +128,27 @@ def _cut(verdicts: Verdicts, parts: Sequence[Part], settings: CorpusSettings) ->
     verdicts.cut_documents, verdicts.cuts = repeats_of(
         parts, verdicts.firsts, verdicts.of == TRAIN, bool(settings.passages), settings.lines
     )
-    left = gathered(parts, "characters", (0,), np.int64)
-    for document, cuts in grouped(verdicts.cut_documents, verdicts.cuts):
-        left[document] -= length_of(cuts)
+    left = characters_left(parts, verdicts)
     touched = np.unique(verdicts.cut_documents)
     verdicts.of[touched[left[touched] < LEAST_LEFT]] = REMNANT
 
 
-def grouped(documents: np.ndarray, cuts: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+def characters_left(parts: Sequence[Part], verdicts: Verdicts) -> np.ndarray:
+    """[n] characters of each document without what was cut out of it."""
+    left = gathered(parts, "characters", (0,), np.int64)
+    for document, cuts in _grouped(verdicts.cut_documents, verdicts.cuts):
+        left[document] -= _length_of(cuts)
+    return left
+
+
+def _grouped(documents: np.ndarray, cuts: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Each document with its cuts, [k, 2]."""
     begins = np.flatnonzero(np.diff(documents, prepend=-1))
     for first, last in pairwise([*begins.tolist(), len(documents)]):
         yield int(documents[first]), cuts[first:last]
 
 
-def length_of(cuts: np.ndarray) -> int:
+def _length_of(cuts: np.ndarray) -> int:
     """Characters that lie within any of the cuts, [k, 2], which may overlap."""
     ordered = cuts[np.argsort(cuts[:, 0], kind="stable")]
     reached = np.maximum.accumulate(ordered[:, 1])

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from fourstage.data.corpus.columns import Part
 from fourstage.data.deduplication import MinHasher, near_duplicates, repeated
+
+# Characters of both texts of all pairs that are compared at once.
+_CHARACTERS = 1 << 26
 
 
 def hasher(near: float) -> MinHasher:
@@ -35,11 +37,16 @@ def clusters_of(
     """
     if not len(documents):
         return documents
-    signer, texts = hasher(near), _Texts(parts, firsts)
+    signer = hasher(near)
+    sizes = np.concatenate([part.column("characters") for part in parts])[documents]
 
     def similarity(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        sides = (texts.of(documents[side]) for side in (left, right))
-        return signer.similarities(*sides)
+        held = np.cumsum(sizes[left] + sizes[right]) // _CHARACTERS
+        found = []
+        for pairs in np.split(np.arange(len(left)), np.flatnonzero(np.diff(held)) + 1):
+            sides = (_texts(parts, firsts, documents[side[pairs]]) for side in (left, right))
+            found.append(signer.similarities(*sides))
+        return np.concatenate(found)
 
     # A file without a name: it is gone when it is closed, whatever happens.
     with tempfile.TemporaryFile(dir=aside) as file:
@@ -56,25 +63,16 @@ def clusters_of(
     return documents[found]
 
 
-class _Texts:
+def _texts(parts: Sequence[Part], firsts: np.ndarray, documents: np.ndarray) -> list[str]:
     """Texts of documents by their numbers, a part at a time."""
-
-    def __init__(self, parts: Sequence[Part], firsts: np.ndarray):
-        self._firsts = firsts
-        self._open = lru_cache(maxsize=4)(
-            lambda number: (parts[number].column("text"), parts[number].column("offsets"))
-        )
-
-    def of(self, documents: np.ndarray) -> list[str]:
-        texts = [""] * len(documents)
-        numbers = np.searchsorted(self._firsts, documents, side="right") - 1
-        for number in np.unique(numbers).tolist():
-            text, offsets = self._open(number)
-            for place in np.flatnonzero(numbers == number).tolist():
-                own = documents[place] - self._firsts[number]
-                content = text[offsets[own] : offsets[own + 1]].tobytes()
-                texts[place] = content.decode("utf-8", "surrogatepass")
-        return texts
+    texts = [""] * len(documents)
+    numbers = np.searchsorted(firsts, documents, side="right") - 1
+    for number in np.unique(numbers).tolist():
+        places = np.flatnonzero(numbers == number)
+        own = parts[number].some_texts(documents[places] - firsts[number])
+        for place, text in zip(places.tolist(), own, strict=True):
+            texts[place] = text
+    return texts
 
 
 def repeats_of(

@@ -28,7 +28,14 @@ def shared_with_text(prompts: Sequence[str], corpus: Corpus, ngram: int) -> list
     texts = corpus.texts("train", _LOOKED_THROUGH)
     words: dict[int, str] = {}
     while chunk := list(islice(texts, _CHUNK)):
-        for hit in contamination.find_each(chunk):
-            if hit is not None:
-                words |= {int(number): hit.words for number in hit.references}
+        for text, hit in zip(chunk, contamination.find_each(chunk), strict=True):
+            for number in map(int, hit.references) if hit is not None else ():
+                if number not in words:
+                    words[number] = _shared_words(prompts[number], text, ngram)
     return [{"prompt": prompts[n], "words": words[n]} for n in sorted(words)]
+
+
+def _shared_words(prompt: str, text: str, ngram: int) -> str:
+    """The first words that one of the prompts shares with a text that holds some of several."""
+    hit = Contamination([("", prompt)], ngram).find(text)
+    return hit.words if hit is not None else ""

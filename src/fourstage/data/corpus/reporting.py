@@ -20,6 +20,7 @@ from fourstage.data.corpus.judging import (
     REFUSED,
     REMNANT,
     Verdicts,
+    characters_left,
     gathered,
 )
 from fourstage.data.corpus.parts import RawCorpus
@@ -91,7 +92,7 @@ def _sources(
 ) -> dict[str, dict[str, int]]:
     """Of each source: documents read and kept, and the characters of both."""
     sources = gathered(parts, "sources", (0,), np.uint16)
-    sizes = gathered(parts, "characters", (0,), np.int64)
+    sizes = characters_left(parts, verdicts)
     table = {}
     for number, name in enumerate(corpus.names):
         own = sources == number

@@ -12,6 +12,9 @@ from fourstage.data.reading import as_paths
 from fourstage.data.shapes import check_mapping
 from fourstage.recipe.data import Data, source_names
 
+# Changes when the same files and settings would give other documents.
+_FORMAT = 1
+
 
 @dataclass(frozen=True)
 class SourceSettings:
@@ -91,7 +94,10 @@ class CorpusSettings:
         told = asdict(self)
         for source in told["sources"]:
             source.pop("paths")
-        return told
+            if len(self.sources) == 1:
+                # The folder's name: the same files elsewhere are the same text.
+                source.pop("name")
+        return told | {"format": _FORMAT}
 
 
 def reference_paths(data: Data) -> list[str]:

@@ -81,11 +81,14 @@ class Worker:
         """Documents as they stand in the block, the line of each, and its shape."""
         settings = self.settings.sources[source]
         if block.text is not None:
-            at, line = 0, block.first
+            at, behind, line = 0, 0, block.first
             for text in cut(block.text, settings.document):
-                found = block.text.find(text.strip().partition("\n")[0], at)
+                stripped = text.strip()
+                found = block.text.find(stripped.partition("\n")[0], behind)
                 if found >= 0:
                     at, line = found, line + block.text.count("\n", at, found)
+                    # Paragraphs may lie further apart than they are joined, but no closer.
+                    behind = found + len(stripped)
                 yield text, line, "text"
             return
         for row in block.rows():

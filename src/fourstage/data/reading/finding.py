@@ -149,8 +149,10 @@ def _walk(folder: Path, prefix: str) -> Iterator[tuple[Path, str, bool]]:
 
 
 def _missing(path: Path, field: str) -> str:
+    if os.path.islink(path):
+        return f"{field}={path}: a link to what does not exist, or to itself"
     siblings = []
-    if path.parent.is_dir():
+    if os.path.isdir(path.parent) and os.access(path.parent, os.R_OK | os.X_OK):
         siblings = [str(path.parent / sibling.name) for sibling in path.parent.iterdir()]
     return f"{field}={path}: no such file or folder{nearest(str(path), siblings)}"
 

@@ -30,7 +30,10 @@ from fourstage.data.shapes.values import (
 
 _RESPONSES = ("completion", "response", "output", "assistant", "bot")
 # What is said under these names may be no more than a result.
-_RESULTS = ("solution", "answer", "answers", "targets", "target", "continuation", "gold")
+_RESULTS = (
+    *("solution", "answer", "answers", "targets", "target", "continuation", "gold"),
+    *("correct_answer", "best_answer"),
+)
 SAID = (*_RESPONSES, *_RESULTS)
 LABELS = ("label", "kto_tag", "desirable")
 SCORES = ("score", "rating", "reward", "overall_score", "helpfulness")

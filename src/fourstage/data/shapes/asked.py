@@ -24,7 +24,10 @@ from fourstage.data.shapes.values import (
 )
 
 # In the order in which they count: a row may carry its prompt under several names.
-ASKED = ("prompt", "instruction", "question", "problem", "query", "inputs", "input")
+ASKED = (
+    *("prompt", "instruction", "question", "problem", "query", "inputs", "input"),
+    "question_stem",
+)
 CONVERSATIONS = ("messages", "conversations")
 # Names that conversations go by, and numbers and texts, too.
 _PERHAPS = ("conversation", "dialogue", "dialog", "chat", "turns", "data")

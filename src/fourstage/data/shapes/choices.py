@@ -18,7 +18,7 @@ from fourstage.data.shapes.values import (
     unpacked,
 )
 
-_QUESTIONS = ("query", "question", "ctx", "goal", "prompt", "input")
+_QUESTIONS = ("query", "question", "question_stem", "ctx", "goal", "prompt", "input")
 _CHOICES = ("choices", "options", "endings")
 _RIGHT = ("gold", "answerkey", "answer_idx", "answer", "label", "correct")
 _LETTERS = "abcdefghij"

@@ -8,7 +8,7 @@ from fourstage.data.shapes.row import Malformed
 from fourstage.data.shapes.tools import calls_text, result_text, thought_text
 from fourstage.data.shapes.values import Columns, json_text, kind_of, string
 
-SAID = ("content", "value", "message", "utterance", "text")
+SAID = ("content", "value", "message", "utterance", "text", "parts")
 THOUGHT = ("reasoning_content", "reasoning", "thinking")
 _TEXT = ("text", "input_text", "output_text", "refusal")
 _CALL = ("tool_call", "tool_calls", "tool_use", "function_call")

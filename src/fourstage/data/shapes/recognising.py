@@ -95,7 +95,10 @@ def recognise(value: Any, where: str, mapping: Mapping[str, str] | None = None) 
 def _refusal(columns: Columns) -> str:
     """Why nothing reads a row: what should say something is null, or its keys are not known."""
     null = next((name for name in _SPEAKING if columns.has(name) and name not in columns), None)
-    return f"{columns.written(null)} is null: write a string" if null else unknown(columns)
+    if null is None:
+        return unknown(columns)
+    kind = "a list of messages" if null in CONVERSATIONS else "a string"
+    return f"{columns.written(null)} is null: write {kind}"
 
 
 def check_mapping(mapping: Mapping[str, str], field: str = "data.map") -> None:

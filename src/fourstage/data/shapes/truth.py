@@ -62,6 +62,9 @@ def answer_text(value: Any, key: str) -> str:
         value = value["value"]
     if isinstance(value, list) and value:
         value = value[0]
+    if isinstance(value, bool) and key.strip("'").lower() == "answer":
+        # BoolQ's and StrategyQA's.
+        return "yes" if value else "no"
     text = None if isinstance(value, bool) else plain_text(value)
     if text is None:
         raise Malformed(f"{key} is {kind_of(value)}: write a string")

@@ -110,6 +110,7 @@ def kind_of(value: Any) -> str:
         (bool, "true or false"),
         ((int, float), "a number"),
         (str, "a string"),
+        (bytes, "raw bytes"),
         (list, "a list"),
         (dict, "an object"),
     ):

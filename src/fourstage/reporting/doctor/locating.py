@@ -66,7 +66,9 @@ def _refuse_missing(given: Sequence[str]) -> None:
     """
     faults: list[str] = []
     for path in given:
-        if not path.startswith("hf:") and not os.path.exists(path):
+        if not path:
+            faults.append(f"{_FIELD}: an empty path; write . for this folder")
+        elif not path.startswith("hf:") and not os.path.exists(path):
             try:
                 find_files(path, _FIELD)
             except InputError as error:

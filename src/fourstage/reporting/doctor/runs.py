@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -48,8 +49,9 @@ class RunFindings:
 
 def is_run(path: str) -> bool:
     """Whether a path is the folder of a run, not one of data files."""
-    folder = Path(path)
-    return (folder / "run.json").is_file() or (folder / "data" / "manifest.json").is_file()
+    # Of `os.path`, since a path too long for the system is no fault of ours to raise.
+    marks = ("run.json", os.path.join("data", "manifest.json"))
+    return any(os.path.isfile(os.path.join(path, mark)) for mark in marks)
 
 
 def inspect_run(path: str) -> RunFindings:
