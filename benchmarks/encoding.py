@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import random
-import time
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 
 import tiktoken
+from turns import best_seconds
 
 from fourstage.data import fromworld
 from fourstage.reporting.tables import print_table
@@ -46,19 +46,6 @@ def made_texts(size: int) -> dict[str, list[str]]:
     files = sorted(here.glob("src/**/*.py")) + sorted(here.glob("tests/*.py"))
     code = [file.read_text(encoding="utf-8") for file in files]
     return {"tales": tales, "Python": code, "Chinese": chinese(size)}
-
-
-def best_seconds(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Shortest time of each run, taken in turns after a warm-up of each."""
-    for run in runs.values():
-        run()
-    best = dict.fromkeys(runs, float("inf"))
-    for _ in range(repeats):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            best[name] = min(best[name], time.perf_counter() - start)
-    return best
 
 
 def runs_of(

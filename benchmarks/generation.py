@@ -12,10 +12,9 @@ import argparse
 import logging
 import random
 import tempfile
-import time
-from collections.abc import Callable
 
 import torch
+from turns import best_seconds
 
 from fourstage.generation.engine import Engine
 from fourstage.generation.sampling import Sampling
@@ -23,19 +22,6 @@ from fourstage.interchange.configs import to_huggingface
 from fourstage.interchange.weights import export_weights, write_weights
 from fourstage.model.config import ModelConfig
 from fourstage.model.transformer import Transformer
-
-
-def best_seconds(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Shortest time of each run, taken in turns after a warm-up of each."""
-    for run in runs.values():
-        run()
-    best = dict.fromkeys(runs, float("inf"))
-    for _ in range(repeats):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            best[name] = min(best[name], time.perf_counter() - start)
-    return best
 
 
 def transformers_twin(model: Transformer):

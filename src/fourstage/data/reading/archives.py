@@ -20,7 +20,6 @@ from fourstage.errors import InputError
 
 _BLOCK = 512
 _BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError)
-_BROKEN_LIST = (*_BROKEN, NotImplementedError)
 
 
 @dataclass
