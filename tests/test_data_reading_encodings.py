@@ -316,3 +316,13 @@ def test_any_bytes_end_in_their_text_or_a_refusal(tmp_path_factory, content: byt
         assert "holds rows" in str(error) or "broken" in str(error) or "cut" in str(error)
         return
     assert "\ufffd" not in text or "\ufffd".encode() in content
+
+
+def test_macintosh_cyrillic_is_refused_and_never_taken_for_another(tmp_path) -> None:
+    text = "Сегодня хорошая погода, и мы идём гулять в большой парк у реки. Потом будет чай.\n"
+    path = tmp_path / "a.txt"
+    path.write_bytes((text * 20).encode("mac_cyrillic"))
+    with pytest.raises(Unreadable, match="UTF-8"):
+        read_text(RawFile(path, "a.txt"))
+    path.write_bytes((text * 20).encode("cp1251"))
+    assert read_text(RawFile(path, "a.txt")) == text * 20

@@ -36,6 +36,9 @@ _CODECS = {name: codec for codec, name in _NAMES.items()}
 FEWEST, _LEAST_CONFIDENCE = 8, 0.2
 # Where more of the characters stand in ways that no language has, it is another encoding.
 _MOST_ODD = 0.3
+# Capitals within words: where Macintosh Cyrillic has the letter ya, CP1251 has its capital.
+_TURNED = re.compile("[а-яё][А-ЯЁ]")
+_MOST_TURNED = 0.005
 _CONTROLS = re.compile("[\x80-\x9f\u2320\u2321\u2500-\u25ff\ue000-\uf8ff\ufffd]")
 _RUN = re.compile(r"[^\x00-\x7f]+")
 _ASCII = bytes(range(128))
@@ -126,6 +129,8 @@ def fits(sample: bytes, codec: str) -> bool:
     if codec in _EAST_ASIAN:
         return True
     beyond = sum(c > "\x7f" for c in text)
+    if len(_TURNED.findall(text)) > _MOST_TURNED * beyond:
+        return False
     odd = _odd_latin(text) if codec in _LATIN else _odd_other(text)
     return odd <= _MOST_ODD * beyond
 
