@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,21 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> int:
+    """Writes JSON lines, whole or not at all; returns how many."""
+    count = 0
+
+    def lines() -> Iterator[bytes]:
+        nonlocal count
+        for row in rows:
+            count += 1
+            # Lone surrogates are escaped: they are no UTF-8.
+            yield f"{json.dumps(row, ensure_ascii=False)}\n".encode("utf-8", "backslashreplace")
+
+    write_pieces(path, lines())
+    return count
 
 
 def append_line(path: Path, row: dict[str, Any]) -> None:

@@ -37,11 +37,12 @@ from fourstage.data.encoding import (
 from fourstage.data.fromtext import Sampler
 from fourstage.data.materials import BAD, Materials, world_documents
 from fourstage.data.packing import packing_report
-from fourstage.data.prepared import PreparedData, write_lines
+from fourstage.data.prepared import PreparedData
 from fourstage.data.shards import write_shards
 from fourstage.data.store import Store, write_store
 from fourstage.data.vocabulary import make_tokenizer, tokenizer_source
 from fourstage.errors import InputError
+from fourstage.files import write_lines
 from fourstage.recipe.schema import PARTS, STAGES, Recipe
 from fourstage.tasks import Task
 

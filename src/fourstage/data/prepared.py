@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,21 +29,6 @@ from fourstage.tokenizer import Tokenizer
 
 STEPS = ("corpus", "tokenizer", "pretrain", "sft", "reward", "rl")
 _VOCABULARY = "vocabulary.txt"
-
-
-def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> int:
-    """Writes JSON lines, whole or not at all; returns how many."""
-    count = 0
-
-    def lines() -> Iterator[bytes]:
-        nonlocal count
-        for row in rows:
-            count += 1
-            # Lone surrogates are escaped: they are no UTF-8.
-            yield f"{json.dumps(row, ensure_ascii=False)}\n".encode("utf-8", "backslashreplace")
-
-    files.write_pieces(path, lines())
-    return count
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

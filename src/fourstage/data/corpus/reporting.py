@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -117,12 +116,9 @@ def write_lists(folder: Path, parts: Sequence[Part], verdicts: Verdicts, notes: 
         "contamination": notes.hits,
     }
     for name, rows in lists.items():
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         path = folder / f"{name}.jsonl"
-        if lines:
-            files.write_bytes(path, "".join(lines).encode("utf-8", "replace"))
-        else:
-            path.unlink(missing_ok=True)
+        if not files.write_lines(path, rows):
+            path.unlink()
 
 
 def _duplicates(parts: Sequence[Part], verdicts: Verdicts) -> Iterator[dict[str, Any]]:

@@ -129,12 +129,7 @@ class Values:
             if not self._skip():
                 self._drain()
             return
-        try:
-            refuse_other(value)
-        except Broken as fault:
-            yield Found(fault, number)
-        else:
-            yield Found(value, number)
+        yield from _judged(value, number)
 
     def _skip(self) -> bool:
         """Goes behind a broken value by its brackets; False where they do not close."""
