@@ -1,0 +1,37 @@
+"""Fused kernels of a training step on a CPU, in C, beside torch's own operations.
+
+They hold for contiguous float32 tensors on a CPU; `usable` says whether they may be taken, and
+whoever calls them has another way where they may not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fourstage.kernels import library
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_wanted = True
+
+
+def use(wanted: bool) -> None:
+    """Switches the kernels on or off for this process (`compute.kernels`)."""
+    global _wanted
+    _wanted = wanted
+
+
+def usable(*tensors: Tensor) -> bool:
+    """Whether the kernels can work on these tensors, and are wanted."""
+    import torch
+
+    # Sharded and quantised tensors are subclasses.
+    plain = (torch.Tensor, torch.nn.Parameter)
+    return (
+        _wanted
+        and all(type(t) in plain and t.dtype is torch.float32 for t in tensors)
+        and all(t.device.type == "cpu" for t in tensors)
+        and not torch.is_autocast_enabled("cpu")
+        and library.load() is not None
+    )
