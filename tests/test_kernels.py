@@ -55,7 +55,7 @@ def plain_attention(joint, cos, sin, lengths, heads, query_norm=None, key_norm=N
 
 def same(got, wanted, tolerance=2e-6):
     assert got.dtype == torch.float32
-    scale = wanted.abs().max().clamp(min=1.0)
+    scale = wanted.detach().abs().max().clamp(min=1.0)
     assert float((got - wanted).detach().abs().max() / scale) < tolerance
 
 
@@ -128,18 +128,33 @@ def test_elements_are_the_plain_formulas(width, rows, threads):
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_logprobs_are_the_plain_formula(keep, threads):
+@pytest.mark.parametrize("vocabulary", [5, 333])
+def test_logprobs_are_the_plain_formula(keep, vocabulary, threads):
     torch.manual_seed(0)
-    hidden, weight = torch.randn(777, 40), torch.randn(333, 40)
-    targets = torch.randint(0, 333, (777,))
-    compare(
-        lambda h, w: elements.logprobs(h, w, targets, 100, keep)[0],
-        lambda h, w: F.log_softmax(h @ w.t(), -1).gather(1, targets[:, None])[:, 0],
-        hidden,
-        weight,
-    )
-    _, normalisers = elements.logprobs(hidden, weight, targets, 100, keep)
-    same(normalisers, (hidden.double() @ weight.double().t()).logsumexp(-1))
+    hidden, weight = torch.randn(777, 40), torch.randn(vocabulary, 40)
+    targets = torch.randint(0, vocabulary, (777,))
+
+    def formula(h, w):
+        logits = h @ w.t()
+        return F.log_softmax(logits, -1).gather(1, targets[:, None])[:, 0], logits.logsumexp(-1)
+
+    for number in (0, 1):
+        compare(
+            lambda h, w, number=number: elements.logprobs(h, w, targets, 100, keep)[number],
+            lambda h, w, number=number: formula(h, w)[number],
+            hidden,
+            weight,
+        )
+    entropies = elements.logprobs(hidden, weight, targets, 100, keep)[2]
+    logits = hidden.double() @ weight.double().t()
+    same(entropies, torch.distributions.Categorical(logits=logits).entropy(), 1e-5)
+
+
+def test_logits_that_are_ruled_out_have_no_part_in_the_entropy():
+    weight = torch.tensor([[0.0], [0.0], [-1e30]]).repeat(12, 1)
+    found = elements.logprobs(torch.ones(1, 1), weight, torch.tensor([0]), 8, True)
+    wanted = torch.tensor([24.0]).log()
+    torch.testing.assert_close(torch.stack(found).flatten(), torch.cat([-wanted, wanted, wanted]))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -149,7 +164,9 @@ def test_what_is_not_finite_stays_so(value):
     assert not elements.swiglu(x)[2].isfinite().all()
     assert not elements.relu2(x)[2].isfinite().all()
     assert not elements.rms_norm(x, torch.ones(32), 1e-6)[2].isfinite().all()
-    found, _ = elements.logprobs(x, torch.randn(9, 32), torch.zeros(4, dtype=torch.long), 4, True)
+    found, _, _ = elements.logprobs(
+        x, torch.randn(9, 32), torch.zeros(4, dtype=torch.long), 4, True
+    )
     assert not found[2].isfinite() and found[[0, 1, 3]].isfinite().all()
     joint = torch.randn(10, 48)
     joint[3, 0] = value

@@ -99,7 +99,7 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_output: Tensor):  # ty: ignore[incompatible-method-override]
+    def backward(ctx: Any, d_output: Tensor):
         joint, cos, sin, starts, query_norm, key_norm, output, logsumexp = ctx.saved_tensors
         heads: Heads = ctx.heads
         d_output = d_output.contiguous()

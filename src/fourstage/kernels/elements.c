@@ -4,7 +4,7 @@
 #include "lanes.h"
 
 /* silu(gate) * up; a row of `both` [rows, 2 width] holds the gate's numbers, then those of up. */
-void swiglu_forward(const float *both, long from, long to, long width, float *output) {
+void swiglu_forward(long from, long to, const float *both, long width, float *output) {
     for (long r = from; r < to; r++) {
         const float *gate = both + r * 2 * width, *up = gate + width;
         float *out = output + r * width;
@@ -17,7 +17,7 @@ void swiglu_forward(const float *both, long from, long to, long width, float *ou
     }
 }
 
-void swiglu_backward(const float *both, const float *d_output, long from, long to, long width,
+void swiglu_backward(long from, long to, const float *both, const float *d_output, long width,
                      float *d_both) {
     for (long r = from; r < to; r++) {
         const float *gate = both + r * 2 * width, *up = gate + width, *d_out = d_output + r * width;
@@ -38,19 +38,19 @@ void swiglu_backward(const float *both, const float *d_output, long from, long t
 }
 
 /* relu(x)^2 over `from` to `to` - 1 numbers. */
-void relu2_forward(const float *x, long from, long to, float *output) {
+void relu2_forward(long from, long to, const float *x, float *output) {
     for (long i = from; i < to; i++) {
         float over = x[i] > 0 || x[i] != x[i] ? x[i] : 0.0f; /* NaN stays NaN */
         output[i] = over * over;
     }
 }
 
-void relu2_backward(const float *x, const float *d_output, long from, long to, float *d_x) {
+void relu2_backward(long from, long to, const float *x, const float *d_output, float *d_x) {
     for (long i = from; i < to; i++) d_x[i] = x[i] > 0 ? 2.0f * x[i] * d_output[i] : 0.0f;
 }
 
 /* RMSNorm of rows: `scales` [rows] are kept for the way back. */
-void rms_forward(const float *x, const float *weight, float epsilon, long from, long to,
+void rms_forward(long from, long to, const float *x, const float *weight, float epsilon,
                  long width, float *output, float *scales) {
     for (long r = from; r < to; r++) {
         const float *row = x + r * width;
@@ -62,8 +62,8 @@ void rms_forward(const float *x, const float *weight, float epsilon, long from, 
 }
 
 /* `d_weight` [width] is added to. */
-void rms_backward(const float *x, const float *weight, const float *scales, const float *d_output,
-                  long from, long to, long width, float *d_x, float *d_weight) {
+void rms_backward(long from, long to, const float *x, const float *weight, const float *scales,
+                  const float *d_output, long width, float *d_x, float *d_weight) {
     for (long r = from; r < to; r++) {
         const float *row = x + r * width, *d_out = d_output + r * width;
         float *d_row = d_x + r * width, scale = scales[r];
@@ -84,13 +84,13 @@ void rms_backward(const float *x, const float *weight, const float *scales, cons
     }
 }
 
-/* Of each row of `logits` [rows, width]: the log-probability of its target, and the logarithm of
-   the sum of exponentials. */
-void logprobs_forward(const float *logits, const int64_t *targets, long from, long to, long width,
-                      float *logprobs, float *logsumexp) {
+/* Of each row of `logits` [rows, width]: the log-probability of its target, the logarithm of the sum
+   of exponentials, and the entropy of its distribution. */
+void logprobs_forward(long from, long to, const float *logits, const int64_t *targets, long width,
+                      float *logprobs, float *logsumexp, float *entropies) {
     for (long r = from; r < to; r++) {
         const float *row = logits + r * width;
-        float peak = row[0], sum = 0;
+        float peak = row[0];
         long i = 0;
         if (width >= LANES) {
             lanes top = load(row);
@@ -101,26 +101,37 @@ void logprobs_forward(const float *logits, const int64_t *targets, long from, lo
             peak = max_of(top);
         }
         for (; i < width; i++) peak = row[i] > peak ? row[i] : peak;
-        lanes total = all(0.0f);
-        for (i = 0; i + LANES <= width; i += LANES)
-            total += exponential(load(row + i) - all(peak));
-        sum = sum_of(total);
-        for (; i < width; i++) sum += expf(row[i] - peak);
+        lanes totals = all(0.0f), drops = all(0.0f);
+        for (i = 0; i + LANES <= width; i += LANES) {
+            lanes below = load(row + i) - all(peak), share = exponential(below);
+            totals += share;
+            /* A share of zero has no part in the entropy, however far below the peak it is. */
+            drops += share * choose(share > all(0.0f), below, all(0.0f));
+        }
+        float sum = sum_of(totals), drop = sum_of(drops);
+        for (; i < width; i++) {
+            float below = row[i] - peak, share = expf(below);
+            sum += share;
+            drop += share > 0 ? share * below : 0;
+        }
         logsumexp[r] = peak + logf(sum);
         logprobs[r] = row[targets[r]] - logsumexp[r];
+        entropies[r] = logf(sum) - drop / sum;
     }
 }
 
-/* Logits -> their gradient, in place: d_logprob (1[target] - softmax). */
-void logprobs_backward(float *logits, const int64_t *targets, const float *logsumexp,
-                       const float *d_logprobs, long from, long to, long width) {
+/* Logits -> their gradient, in place, from those of both: d_logprob 1[target] + (d_logsumexp -
+   d_logprob) softmax. */
+void logprobs_backward(long from, long to, float *logits, const int64_t *targets,
+                       const float *logsumexp, const float *d_logprobs, const float *d_logsumexp,
+                       long width) {
     for (long r = from; r < to; r++) {
-        float *row = logits + r * width, d = d_logprobs[r];
-        lanes base = all(logsumexp[r]), factor = all(-d);
+        float *row = logits + r * width, factor = d_logsumexp[r] - d_logprobs[r];
+        lanes base = all(logsumexp[r]), factors = all(factor);
         long i = 0;
         for (; i + LANES <= width; i += LANES)
-            store(row + i, exponential(load(row + i) - base) * factor);
-        for (; i < width; i++) row[i] = -d * expf(row[i] - logsumexp[r]);
-        row[targets[r]] += d;
+            store(row + i, exponential(load(row + i) - base) * factors);
+        for (; i < width; i++) row[i] = factor * expf(row[i] - logsumexp[r]);
+        row[targets[r]] += d_logprobs[r];
     }
 }

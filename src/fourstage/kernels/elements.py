@@ -13,23 +13,31 @@ from fourstage.kernels import library
 from fourstage.kernels.dealing import deal, parts
 
 _POINTER, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
+# Behind the first and the last row of a call, which all of them begin with.
 _ARGUMENTS = {
-    "swiglu_forward": [_POINTER, _LONG, _LONG, _LONG, _POINTER],
-    "swiglu_backward": [_POINTER, _POINTER, _LONG, _LONG, _LONG, _POINTER],
-    "relu2_forward": [_POINTER, _LONG, _LONG, _POINTER],
-    "relu2_backward": [_POINTER, _POINTER, _LONG, _LONG, _POINTER],
-    "rms_forward": [_POINTER, _POINTER, _FLOAT, _LONG, _LONG, _LONG, _POINTER, _POINTER],
-    "rms_backward": [*[_POINTER] * 4, _LONG, _LONG, _LONG, _POINTER, _POINTER],
-    "logprobs_forward": [_POINTER, _POINTER, _LONG, _LONG, _LONG, _POINTER, _POINTER],
-    "logprobs_backward": [*[_POINTER] * 4, _LONG, _LONG, _LONG],
+    "swiglu_forward": [_POINTER, _LONG, _POINTER],
+    "swiglu_backward": [_POINTER, _POINTER, _LONG, _POINTER],
+    "relu2_forward": [_POINTER, _POINTER],
+    "relu2_backward": [_POINTER, _POINTER, _POINTER],
+    "rms_forward": [_POINTER, _POINTER, _FLOAT, _LONG, _POINTER, _POINTER],
+    "rms_backward": [*[_POINTER] * 4, _LONG, _POINTER, _POINTER],
+    "logprobs_forward": [_POINTER, _POINTER, _LONG, *[_POINTER] * 3],
+    "logprobs_backward": [*[_POINTER] * 5, _LONG],
 }
 
 
 def _function(name: str) -> Any:
     found = getattr(library.load(), name)
     if found.argtypes is None:
-        found.argtypes, found.restype = _ARGUMENTS[name], None
+        found.argtypes, found.restype = [_LONG, _LONG, *_ARGUMENTS[name]], None
     return found
+
+
+def _over_rows(name: str, rows: int, floats: int, *arguments: Tensor | float) -> None:
+    """Calls a kernel on all rows, on several threads where there are many floats."""
+    run = _function(name)
+    told = [x.data_ptr() if isinstance(x, Tensor) else x for x in arguments]
+    deal(parts(rows, floats), lambda _, first, end: run(first, end, *told))
 
 
 def swiglu(both: Tensor) -> Tensor:
@@ -41,26 +49,18 @@ class _Swiglu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, both: Tensor) -> Tensor:
         rows, width = both.shape[0], both.shape[1] // 2
-        output, run = both.new_empty(rows, width), _function("swiglu_forward")
-        deal(
-            parts(rows, both.numel()),
-            lambda _, first, end: run(both.data_ptr(), first, end, width, output.data_ptr()),
-        )
+        output = both.new_empty(rows, width)
+        _over_rows("swiglu_forward", rows, both.numel(), both, width, output)
         ctx.save_for_backward(both)
         return output
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_output: Tensor) -> Tensor:  # ty: ignore[incompatible-method-override]
+    def backward(ctx: Any, d_output: Tensor) -> Tensor:
         (both,) = ctx.saved_tensors
         d_output, d_both = d_output.contiguous(), torch.empty_like(both)
-        rows, width, run = both.shape[0], both.shape[1] // 2, _function("swiglu_backward")
-        deal(
-            parts(rows, both.numel()),
-            lambda _, first, end: run(
-                both.data_ptr(), d_output.data_ptr(), first, end, width, d_both.data_ptr()
-            ),
-        )
+        rows, width = d_output.shape
+        _over_rows("swiglu_backward", rows, both.numel(), both, d_output, width, d_both)
         return d_both
 
 
@@ -72,25 +72,17 @@ def relu2(x: Tensor) -> Tensor:
 class _Relu2(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        output, run = torch.empty_like(x), _function("relu2_forward")
-        deal(
-            parts(x.numel(), x.numel()),
-            lambda _, first, end: run(x.data_ptr(), first, end, output.data_ptr()),
-        )
+        output = torch.empty_like(x)
+        _over_rows("relu2_forward", x.numel(), x.numel(), x, output)
         ctx.save_for_backward(x)
         return output
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_output: Tensor) -> Tensor:  # ty: ignore[incompatible-method-override]
+    def backward(ctx: Any, d_output: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        d_output, d_x, run = d_output.contiguous(), torch.empty_like(x), _function("relu2_backward")
-        deal(
-            parts(x.numel(), x.numel()),
-            lambda _, first, end: run(
-                x.data_ptr(), d_output.data_ptr(), first, end, d_x.data_ptr()
-            ),
-        )
+        d_output, d_x = d_output.contiguous(), torch.empty_like(x)
+        _over_rows("relu2_backward", x.numel(), x.numel(), x, d_output, d_x)
         return d_x
 
 
@@ -103,44 +95,25 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         rows, width = x.shape
-        output, scales, run = torch.empty_like(x), x.new_empty(rows), _function("rms_forward")
-        deal(
-            parts(rows, x.numel()),
-            lambda _, first, end: run(
-                x.data_ptr(),
-                weight.data_ptr(),
-                epsilon,
-                first,
-                end,
-                width,
-                output.data_ptr(),
-                scales.data_ptr(),
-            ),
-        )
+        output, scales = torch.empty_like(x), x.new_empty(rows)
+        _over_rows("rms_forward", rows, x.numel(), x, weight, epsilon, width, output, scales)
         ctx.save_for_backward(x, weight, scales)
         return output
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_output: Tensor):  # ty: ignore[incompatible-method-override]
+    def backward(ctx: Any, d_output: Tensor):
         x, weight, scales = ctx.saved_tensors
         rows, width = x.shape
         d_output, d_x, run = d_output.contiguous(), torch.empty_like(x), _function("rms_backward")
         ranges = parts(rows, x.numel())
         # Each thread adds to a row of its own.
         d_weights = x.new_zeros(len(ranges), width)
+        told = [tensor.data_ptr() for tensor in (x, weight, scales, d_output)]
         deal(
             ranges,
             lambda number, first, end: run(
-                x.data_ptr(),
-                weight.data_ptr(),
-                scales.data_ptr(),
-                d_output.data_ptr(),
-                first,
-                end,
-                width,
-                d_x.data_ptr(),
-                d_weights[number].data_ptr(),
+                first, end, *told, width, d_x.data_ptr(), d_weights[number].data_ptr()
             ),
         )
         return d_x, d_weights.sum(0), None
@@ -148,8 +121,10 @@ class _RmsNorm(torch.autograd.Function):
 
 def logprobs(
     hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int, keep: bool
-) -> tuple[Tensor, Tensor]:
-    """[n] `log softmax(hidden weight^T)[targets]`, and [n] the logarithm of the sum, detached.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """[n] `log softmax(hidden weight^T)[targets]`, its `log sum exp`, and entropies in nats.
+
+    Entropies are without gradient.
 
     Args:
         hidden: [n, width]. weight: [vocab, width]. targets: [n] int64.
@@ -160,67 +135,43 @@ def logprobs(
 
 
 class _LogProbs(torch.autograd.Function):
-    """Logits become their own gradient in place: a chunk is written once and read three times."""
+    """Logits become their own gradient in place: they are written twice and read four times."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int, keep: bool
-    ) -> tuple[Tensor, Tensor]:
-        found, logsumexp = hidden.new_empty(len(targets)), hidden.new_empty(len(targets))
-        kept, run = [], _function("logprobs_forward")
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        found = hidden.new_empty(3, len(targets))
+        keep, kept = keep and any(ctx.needs_input_grad), []
         for start in range(0, len(targets), chunk):
             cells = slice(start, start + chunk)
             logits, wanted = hidden[cells] @ weight.t(), targets[cells]
-            into, sums, rows = found[cells], logsumexp[cells], len(wanted)
-            deal(
-                parts(rows, logits.numel()),
-                lambda _, first, end, logits=logits, wanted=wanted, into=into, sums=sums: run(
-                    logits.data_ptr(),
-                    wanted.data_ptr(),
-                    first,
-                    end,
-                    logits.shape[1],
-                    into.data_ptr(),
-                    sums.data_ptr(),
-                ),
-            )
+            told = (logits, wanted, logits.shape[1], *found[:, cells].unbind())
+            _over_rows("logprobs_forward", len(wanted), logits.numel(), *told)
             if keep:
                 kept.append(logits)
+        logprobs, logsumexp, entropies = found.unbind()
         ctx.chunk, ctx.kept = chunk, kept
         ctx.save_for_backward(hidden, weight, targets, logsumexp)
-        ctx.mark_non_differentiable(logsumexp)
-        return found, logsumexp
+        ctx.mark_non_differentiable(entropies)
+        return logprobs, logsumexp, entropies
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_found: Tensor, _: Tensor):  # ty: ignore[incompatible-method-override]
+    def backward(ctx: Any, d_logprobs: Tensor, d_logsumexp: Tensor, _: Tensor):
         hidden, weight, targets, logsumexp = ctx.saved_tensors
-        d_found, kept, ctx.kept = d_found.contiguous(), ctx.kept, None
+        given = [x.contiguous() for x in (targets, logsumexp, d_logprobs, d_logsumexp)]
+        kept, ctx.kept = ctx.kept, None
         if kept is None:
             raise RuntimeError("the logits were used up by an earlier backward pass")
-        d_hidden, d_weight = torch.empty_like(hidden), None
-        run = _function("logprobs_backward")
+        d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight)
         for number, start in enumerate(range(0, len(targets), ctx.chunk)):
             cells = slice(start, start + ctx.chunk)
             logits = kept[number] if kept else hidden[cells] @ weight.t()
-            wanted, sums, slopes = targets[cells], logsumexp[cells], d_found[cells]
-            deal(
-                parts(len(wanted), logits.numel()),
-                lambda _, first, end, logits=logits, wanted=wanted, sums=sums, slopes=slopes: run(
-                    logits.data_ptr(),
-                    wanted.data_ptr(),
-                    sums.data_ptr(),
-                    slopes.data_ptr(),
-                    first,
-                    end,
-                    logits.shape[1],
-                ),
-            )
+            told = (logits, *(x[cells] for x in given), logits.shape[1])
+            _over_rows("logprobs_backward", logits.shape[0], logits.numel(), *told)
             torch.mm(logits, weight, out=d_hidden[cells])
-            if d_weight is None:
-                d_weight = logits.t() @ hidden[cells]
-            else:
-                d_weight.addmm_(logits.t(), hidden[cells])
+            d_weight.addmm_(logits.t(), hidden[cells])
             if kept:
                 kept[number] = None
         return d_hidden, d_weight, None, None, None
