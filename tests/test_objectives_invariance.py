@@ -26,6 +26,7 @@ from objectives_support import (
 
 CASES = {
     "next_token": (NextToken, tiny_model, language_batch),
+    "next_token_with_z_loss": (lambda: NextToken(0.1), tiny_model, language_batch),
     "bradley_terry": (lambda: BradleyTerry(0.01, 0.2), ScorerWithLanguage, pair_batch),
     "ppo": (lambda: PPO(temperature=0.7), tiny_actor_critic, rollout_batch),
     "grpo": (lambda: GRPO(0.2, 0.28, 0.04, 0.7), tiny_actor_critic, group_batch),

@@ -64,6 +64,26 @@ def test_next_token_equals_a_loop_over_tokens():
     assert_same_update(update(NextToken(), model, [batch], batch), expected, 1e-10)
 
 
+def test_z_loss_draws_the_denominator_of_the_softmax_to_one():
+    model, batch, coefficient = tiny_model(), language_batch(), 0.3
+    total, squares, count = 0.0, 0.0, 0
+    for document in documents_of(batch):
+        logits = model.logits(hidden_alone(model, document))
+        normalisers = torch.log(torch.exp(logits).sum(-1))
+        for t in range(document.cells):
+            if document.streams["loss_weights"][t]:
+                total = total + normalisers[t] - logits[t, document.targets[t]]
+                squares = squares + normalisers[t] ** 2
+                count += 1
+    expected = reference_update(model, (total + coefficient * squares) / count)
+    objective = NextToken(coefficient)
+    assert_same_update(update(objective, model, [batch], batch), expected, 1e-10)
+    _, metrics = objective.sums(model, batch)
+    told = {name: float(value / number) for name, (value, number) in metrics.items()}
+    assert told["nll"] == pytest.approx(float(total.detach()) / count)
+    assert told["z_loss"] == pytest.approx(coefficient * float(squares.detach()) / count)
+
+
 @pytest.mark.parametrize("centring", [0.0, 0.01])
 @pytest.mark.parametrize("with_margins", [False, True])
 def test_bradley_terry_equals_a_loop_over_pairs(centring, with_margins):

@@ -117,7 +117,7 @@ def test_memory_grows_with_the_micro_batch_and_falls_with_shards(device, tokens,
     assert training_memory(SMALL, tokens * factor, device=device).total > whole.total
     shared = training_memory(SMALL, tokens, device=device, shards=shards)
     assert shared.total < whole.total
-    assert shared.activations == whole.activations and shared.logits == whole.logits
+    assert shared.optimiser == whole.optimiser / shards
 
 
 def test_state_takes_sixteen_bytes_a_parameter_and_a_copy_in_bf16_on_a_gpu():

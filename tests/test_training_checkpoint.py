@@ -8,8 +8,9 @@ import torch
 from safetensors import SafetensorError
 
 from fourstage.errors import MachineError
-from fourstage.training import checkpoint
-from fourstage.training.checkpoint import Checkpoints, Snapshot, rejoin, separate
+from fourstage.training import checkpoint, tensorfiles
+from fourstage.training.checkpoint import Checkpoints, Snapshot
+from fourstage.training.tensorfiles import rejoin, separate
 
 
 def snapshot(step):
@@ -149,15 +150,18 @@ def full_disk_in_python(*_):
 
 
 @pytest.mark.parametrize(
-    ("name", "fault"),
-    [("save_file", full_disk_in_safetensors), ("write_json", full_disk_in_python)],
+    ("module", "name", "fault"),
+    [
+        (tensorfiles, "save_file", full_disk_in_safetensors),
+        (checkpoint, "write_json", full_disk_in_python),
+    ],
 )
 def test_a_full_disk_is_one_clear_line_and_leaves_the_checkpoint_before(
-    checkpoints, monkeypatch, name, fault
+    checkpoints, monkeypatch, module, name, fault
 ):
     filled(checkpoints, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, name, fault)
+        patch.setattr(module, name, fault)
         with pytest.raises(MachineError, match="the disk is full") as caught:
             filled(checkpoints, 2)
     assert "\n" not in str(caught.value)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from fourstage.model.config import ModelConfig
+from fourstage.model.families import FAMILIES, sized
 from fourstage.model.layout import Layout
 from fourstage.model.transformer import Transformer
 
@@ -30,6 +31,18 @@ def tiny_model(head: str = "language", seed: int = 0, **changes) -> Transformer:
             noise = torch.randn(weight.shape, generator=draw)
             weight.copy_(1 + 0.2 * noise if weight.dim() == 1 else 0.3 * noise)
     return model
+
+
+def tiny_family(family: str, **changes) -> Transformer:
+    """A tiny model with a family's options: windows of 4 cells, 4 experts, 2 of them a token."""
+    options = dict(FAMILIES[family])
+    if "window" in options:
+        options["window"] = 4
+    if "experts" in options:
+        options |= {"experts": 4, "experts_per_token": 2}
+    if options.get("full_every"):
+        options |= {"layers": 3, "full_every": 2}
+    return tiny_model(**(sized(options, options.get("layers", 2)) | changes))
 
 
 def logits_of(model: Transformer, tokens: list[int]) -> torch.Tensor:

@@ -103,7 +103,7 @@ def settings(**changed: Any) -> TrainSettings:
 
 def trainer(folder: Path, model: Any = None, source: Any = None, **changed: Any) -> Trainer:
     """A trainer on the tiny parts; keywords go to the settings, or to the trainer itself."""
-    names = ("validate", "sample", "guards", "say", "floor", "clock", "group")
+    names = ("validate", "sample", "guards", "say", "floor", "clock", "group", "mesh")
     own = {name: changed.pop(name) for name in names if name in changed}
     own.setdefault("say", lambda line: None)
     objective = changed.pop("objective", None) or NextToken()

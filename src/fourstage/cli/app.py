@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from fourstage import __version__
 from fourstage.errors import FourstageError, InputError, nearest
+from fourstage.parallel import failing
 
 # name -> what it does; the code is `command` in cli/<name>.py
 COMMANDS = {
@@ -26,6 +27,7 @@ COMMANDS = {
     "reward": "The third stage: a reward model from comparisons",
     "rl": "The fourth stage: reinforcement learning against the reward model",
     "plan": "What it will take in parameters, tokens, memory and time, before spending it",
+    "tune": "Try learning rates and batches in short runs, and propose the best",
     "recipes": "List the shipped recipes, or print one to edit",
     "chat": "Talk to a model",
     "generate": "Continue a text",
@@ -36,7 +38,7 @@ COMMANDS = {
     "inspect": "See every token of a batch or a rollout, or what is in data files",
     "export": "Save a model in another format",
     "serve": "Serve a model over HTTP",
-    "bench": "Measure the speed of this machine on the parts of a run",
+    "bench": "Measure speed, time and memory of the parts of each stage on this machine",
 }
 
 
@@ -127,8 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = _dispatch(sys.argv[1:] if arguments is None else arguments)
     except FourstageError as error:
-        for fault in getattr(error, "faults", (str(error),)):
-            print(f"error: {fault}", file=sys.stderr)
+        _tell(getattr(error, "faults", (str(error),)))
         code = error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -137,4 +138,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The reader (head, less) has gone; keep Python's own flush at exit from complaining.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except Exception as error:
+        words = failing.explained(error)
+        if words is None:
+            raise
+        _tell([words])
+        code = 1
     sys.exit(code)
+
+
+def _tell(faults: Sequence[str]) -> None:
+    """A line a fault; of several processes, the one that failed first tells."""
+    if failing.is_the_one_to_tell():
+        for fault in faults:
+            print(f"error: {failing.name_of_process()}{fault}", file=sys.stderr)

@@ -12,7 +12,16 @@ from fourstage.planning import Derived
 from fourstage.planning.budget import Fitted, written
 from fourstage.planning.plan import Plan
 from fourstage.planning.rules import shown
-from fourstage.reporting.numbers import SPACE, compact, duration, figures, power_of_ten, storage
+from fourstage.planning.steps import Laid
+from fourstage.reporting.numbers import (
+    SPACE,
+    compact,
+    duration,
+    figures,
+    parameters,
+    power_of_ten,
+    storage,
+)
 
 _WIDTH = 100
 # Room for the two characters that make a line a comment.
@@ -23,7 +32,7 @@ def shape(plan: Plan) -> str:
     """The model in a line."""
     config = plan.config
     return (
-        f"{compact(config.parameters())} parameters: {config.layers} layers of width "
+        f"{parameters(config)}: {config.layers} layers of width "
         f"{config.width}, {config.heads} heads, vocabulary {config.vocab_size:,}, context "
         f"{config.context:,}"
     )
@@ -37,7 +46,8 @@ def told(plan: Plan, title: str, notes: list[str], price: float | None) -> str:
     """
     above = [title, f"on {_machine(plan)}"]
     below = [*_beside(plan), *notes]
-    return "\n".join([*map(_wrapped, above), _stages(plan, price), *map(_wrapped, below)])
+    tables = [_stages(plan, price), _memory(plan)]
+    return "\n".join([*map(_wrapped, above), *tables, *map(_wrapped, below)])
 
 
 def rules(derived: Iterable[Derived]) -> str:
@@ -74,6 +84,22 @@ def _stages(plan: Plan, price: float | None) -> str:
         for name, stage in plan.stages.items()
     ]
     return _table(header, [*rows, row("all", plan, "")])
+
+
+def _memory(plan: Plan) -> str:
+    """What a device holds in the stage that takes most, by layout and by what is computed again."""
+    largest = max(plan.stages.values(), key=lambda stage: stage.memory_bytes).stage
+    header = [f"{largest} on", "blocks", "weights", "gradients", "optimiser", "activations"]
+    header += ["logits", "frozen", "all"]
+
+    def row(laid: Laid) -> list[str]:
+        held = laid.memory
+        parts = (held.weights, held.gradients, held.optimiser, held.activations, held.logits)
+        sizes = [storage(size).replace(SPACE, "") for size in (*parts, held.others, held.total)]
+        ways = {"off": "kept", "block": "again"}
+        return [laid.layout, ways[laid.recompute], *sizes]
+
+    return _table(header, [row(laid) for laid in plan.layouts])
 
 
 def _amount(value: float) -> str:

@@ -44,13 +44,13 @@ def _entry(name: str) -> str:
 def _numbers(name: str) -> str:
     from fourstage.planning import model_config, resolve
     from fourstage.recipe import load
-    from fourstage.reporting.numbers import compact
+    from fourstage.reporting.numbers import compact, parameters
 
     recipe, _ = resolve(load(name))
     config, rl = model_config(recipe), recipe.rl
     pairs = (recipe.reward.steps or 0) * (recipe.reward.pairs_per_step or 0)
     return (
-        f"{compact(config.parameters())} parameters, context {config.context:,}; "
+        f"{parameters(config)}, context {config.context:,}; "
         f"{compact(recipe.pretrain.tokens)} tokens of text, {compact(recipe.sft.tokens)} of "
         f"demonstrations, {compact(pairs)} comparisons, {compact(rl.episodes)} episodes of "
         f"{rl.algorithm.upper()}"

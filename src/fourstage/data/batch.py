@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourstage.data.packing import best_fit, next_fit
+from fourstage.data.packing import balanced, best_fit, next_fit
 from fourstage.model.layout import Layout
 
 
@@ -115,12 +115,25 @@ class Batch:
         return self.layout.last_cells
 
     def to(self, device: torch.device | str) -> Batch:
+        """A copy there; it is not waited for on its way to a CUDA device."""
+        device = torch.device(device)
+        loose = device.type == "cuda"
         return Batch(
-            self.tokens.to(device),
+            self.tokens.to(device, non_blocking=loose),
             self.lengths,
-            self.targets.to(device),
-            {name: stream.to(device) for name, stream in self.streams.items()},
-            {name: values.to(device) for name, values in self.documents.items()},
+            self.targets.to(device, non_blocking=loose),
+            {name: stream.to(device, non_blocking=loose) for name, stream in self.streams.items()},
+            {name: rows.to(device, non_blocking=loose) for name, rows in self.documents.items()},
+        )
+
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory, from which a copy to a CUDA device is not waited for."""
+        return Batch(
+            self.tokens.pin_memory(),
+            self.lengths,
+            self.targets.pin_memory(),
+            {name: stream.pin_memory() for name, stream in self.streams.items()},
+            {name: values.pin_memory() for name, values in self.documents.items()},
         )
 
     def select(self, chosen: Iterable[int]) -> Batch:
@@ -146,12 +159,21 @@ class Batch:
         """
         if not max_tokens or self.cells <= max_tokens:
             return [self]
-        groups = self._groups()
+        groups = self.groups()
         sizes = [sum(self.lengths[i] for i in group) for group in groups]
         packed = min(next_fit(sizes, max_tokens), best_fit(sizes, max_tokens), key=len)
         return [self.select(i for number in part for i in groups[number]) for part in packed]
 
-    def _groups(self) -> list[list[int]]:
+    def deal(self, parts: int) -> list[Batch]:
+        """At most `parts` batches of about equal cells, cut between documents or groups of them."""
+        if parts == 1:
+            return [self]
+        groups = self.groups()
+        dealt = balanced([sum(self.lengths[i] for i in group) for group in groups], parts)
+        return [self.select(i for number in part for i in groups[number]) for part in dealt if part]
+
+    def groups(self) -> list[list[int]]:
+        """Documents that may stand alone: single ones, or those of equal `group` together."""
         if "group" not in self.documents:
             return [[i] for i in range(len(self.lengths))]
         members: dict[int, list[int]] = {}

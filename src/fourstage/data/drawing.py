@@ -6,6 +6,8 @@ from fourstage.data.mixed import MixedSource, cells_by_source
 from fourstage.data.mixture import Mix, shares
 from fourstage.data.sources import DocumentSource
 from fourstage.data.store import Store
+from fourstage.errors import InputError
+from fourstage.recipe.ramp import StepCells
 from fourstage.recipe.schema import Recipe
 
 
@@ -19,7 +21,8 @@ def mix_of(recipe: Recipe, store: Store) -> Mix:
         InputError: weights or caps that do not fit the sources.
     """
     mixture, stage = recipe.data.mixture, recipe.pretrain
-    run_tokens = stage.steps * stage.batch_tokens if stage.steps and stage.batch_tokens else None
+    known = stage.steps and stage.batch_tokens
+    run_tokens = stage.drawn_tokens() if known else None
     return shares(
         cells_by_source(store.lengths, store.sources, store.source_names),
         mixture.weights or None,
@@ -31,26 +34,34 @@ def mix_of(recipe: Recipe, store: Store) -> Mix:
 
 
 def text_source(
-    recipe: Recipe, store: Store, batch_tokens: int, context: int
+    recipe: Recipe, store: Store, batch_tokens: int | StepCells, context: int
 ) -> DocumentSource | MixedSource:
     """Batches of documents: all of them once an epoch, or each source by its share.
 
     Args:
         recipe: resolved.
+        batch_tokens: cells of a step, or of each (`recipe.pretrain.step_cells()`).
         context: most cells of a piece of a document.
 
     Raises:
-        InputError: weights or caps that do not fit the sources.
+        InputError: weights or caps that do not fit the sources; steps below the context while the
+            batch grows.
     """
+    steps = StepCells.of(batch_tokens)
+    if steps.least < min(context, steps.batch_tokens):
+        raise InputError(
+            f"pretrain.batch_ramp.from_tokens={steps.least} is less than model.context={context}, "
+            f"so texts would be cut shorter: write {context} or more"
+        )
     data = recipe.data
     if data.mixture.is_natural or not store.source_names:
-        return DocumentSource(store, batch_tokens, recipe.seed, context, data.overlap)
+        return DocumentSource(store, steps, recipe.seed, context, data.overlap)
     return MixedSource(
         store,
         store.sources,
         store.source_names,
         mix_of(recipe, store),
-        batch_tokens,
+        steps,
         recipe.seed,
         context,
         recipe.pretrain.steps or 1,

@@ -14,6 +14,7 @@ from fourstage.data.sources import EndlessStream, Pieces, Slices, Stretches
 from fourstage.data.store import Store
 from fourstage.errors import InputError
 from fourstage.randomness import seed_for
+from fourstage.recipe.ramp import StepCells
 
 _NOTHING = Slices.joined([])
 
@@ -50,21 +51,23 @@ class MixedSource:
         InputError: the mix names a source that has no text to draw from.
     """
 
+    depends_on_number_alone = True
+
     def __init__(
         self,
         store: Store,
         sources: np.ndarray,
         names: Sequence[str],
         mix: Mix,
-        batch_tokens: int,
+        batch_tokens: int | StepCells,
         seed: int,
         context: int,
         total_steps: int,
         overlap: int = 0,
     ):
         self._store = store
-        self.batch_tokens, self.names = batch_tokens, list(mix.tokens)
-        context = min(context, batch_tokens)
+        self._steps, self.names = StepCells.of(batch_tokens), list(mix.tokens)
+        context = min(context, self._steps.least)
         numbers = {name: number for number, name in enumerate(names)}
         self._pieces: list[Pieces] = []
         self._streams: list[EndlessStream | None] = []
@@ -79,9 +82,9 @@ class MixedSource:
             own_seed = seed_for(seed, "source", name)
             self._pieces.append(pieces)
             self._streams.append(
-                EndlessStream(pieces.sizes, batch_tokens, own_seed) if len(pieces) else None
+                EndlessStream(pieces.sizes, self._steps, own_seed) if len(pieces) else None
             )
-        self._schedule = Schedule(mix, total_steps * batch_tokens, context)
+        self._schedule = Schedule(mix, self._steps.begin(total_steps), context)
         # A step lies in one or two blocks; one more serves a look at another step.
         self._block = lru_cache(maxsize=3)(self._ordered)
 
@@ -101,7 +104,7 @@ class MixedSource:
 
     def at(self, step: int) -> list[tuple[int, int, int, int]]:
         """Source, piece, cells skipped and cells taken of what starts in the cells of `step`."""
-        cell, last = step * self.batch_tokens, (step + 1) * self.batch_tokens
+        cell, last = self._steps.span(step)
         found: list[tuple[int, int, int, int]] = []
         while cell < last:
             block, order, parts, starts = self._block(self._schedule.at(cell).first)
@@ -122,7 +125,7 @@ class MixedSource:
 
     def drawn(self, steps: int) -> dict[str, tuple[int, float]]:
         """Tokens drawn of each source in the first `steps` steps, and how many epochs that is."""
-        cell = steps * self.batch_tokens
+        cell = self._steps.begin(steps)
         block, order, parts, starts = self._block(self._schedule.at(cell).first)
         high = int(np.searchsorted(starts, cell, side="left"))
         within = np.zeros(len(self.names), np.int64)

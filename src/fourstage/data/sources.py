@@ -1,8 +1,9 @@
 """Sources: the batch of a step as a pure function of (seed, step), with no cursor to save.
 
 The data of all epochs form one endless stream: in each epoch every piece once, in an order drawn
-from (seed, epoch). Step s takes the pieces that start within cells [s B, (s + 1) B) of that stream,
-so it can be found without walking there, whatever was trained before.
+from (seed, epoch). Step s takes the pieces that start within cells [s B, (s + 1) B) of that stream
+(with a batch that grows, within the cells that a formula gives it), so it can be found without
+walking there, whatever was trained before.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from fourstage.data.batch import Batch
 from fourstage.data.store import Store
 from fourstage.errors import InputError
 from fourstage.randomness import permutation
+from fourstage.recipe.ramp import StepCells
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,11 @@ class Slices:
 class EndlessStream:
     """Pieces of known sizes in a new order each epoch, cut into steps of `step_cells` cells."""
 
-    def __init__(self, sizes: np.ndarray, step_cells: int, seed: int):
-        if len(sizes) == 0 or step_cells < 1:
+    def __init__(self, sizes: np.ndarray, step_cells: int | StepCells, seed: int):
+        self.step_cells = StepCells.of(step_cells)
+        if len(sizes) == 0 or self.step_cells.least < 1:
             raise InputError("there is nothing to train on: the store is empty")
-        self.sizes, self.step_cells, self.seed = sizes, step_cells, seed
+        self.sizes, self.seed = sizes, seed
         self.epoch_cells = int(sizes.sum())
         # Two epochs meet in one step at most ends; a few more serve validation on the side.
         self._epoch = lru_cache(maxsize=3)(self._ordered)
@@ -58,7 +61,7 @@ class EndlessStream:
 
     def at(self, step: int) -> list[int]:
         """Pieces that start in the cells of `step`, in the stream's order."""
-        first, last = step * self.step_cells, (step + 1) * self.step_cells
+        first, last = self.step_cells.span(step)
         pieces: list[int] = []
         for epoch in range(first // self.epoch_cells, (last - 1) // self.epoch_cells + 1):
             order, starts = self._epoch(epoch)
@@ -165,16 +168,26 @@ class Stretches:
 class DocumentSource:
     """Documents in pieces of at most `context` cells; `batch_tokens` counts their fresh cells."""
 
-    def __init__(self, store: Store, batch_tokens: int, seed: int, context: int, overlap: int = 0):
-        self.batch_tokens = batch_tokens
+    depends_on_number_alone = True
+
+    def __init__(
+        self,
+        store: Store,
+        batch_tokens: int | StepCells,
+        seed: int,
+        context: int,
+        overlap: int = 0,
+    ):
+        steps = StepCells.of(batch_tokens)
+        self.batch_tokens = steps.batch_tokens
         # A piece longer than a step would leave some steps without any piece.
-        context = min(context, batch_tokens)
+        context = min(context, steps.least)
         self.pieces = Pieces(store, np.arange(len(store)), context, overlap)
-        self._stream = EndlessStream(self.pieces.sizes, batch_tokens, seed)
+        self._stream = EndlessStream(self.pieces.sizes, steps, seed)
 
     @property
     def steps_per_epoch(self) -> int:
-        return math.ceil(self._stream.epoch_cells / self.batch_tokens)
+        return self._stream.step_cells.steps_for(self._stream.epoch_cells)
 
     @property
     def cells_per_epoch(self) -> int:
@@ -196,6 +209,8 @@ class ExampleSource:
 
     `batch_tokens` should not be below the longest example; where it is, it is raised to it.
     """
+
+    depends_on_number_alone = True
 
     def __init__(self, store: Store, batch_tokens: int, seed: int):
         sizes = np.asarray(store.lengths) - 1
@@ -230,6 +245,8 @@ class PairSource:
 
     With `margins`, rows of the store may carry a `margin`: by how much the chosen is better.
     """
+
+    depends_on_number_alone = True
 
     def __init__(self, store: Store, pairs_per_step: int, seed: int, margins: bool = False):
         pairs = len(store) // 2

@@ -17,6 +17,8 @@ _HOMES = {
     "read_config": "folder",
     "stop_ids": "folder",
     "with_vocabulary": "vocabulary",
+    "with_tokenizer": "vocabulary",
+    "exportable": "configs",
     "resolve_model": "resolve",
     "open_model": "resolve",
     "OpenModel": "resolve",

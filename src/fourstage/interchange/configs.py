@@ -1,173 +1,174 @@
-"""`config.json` of Hugging Face Llama and Qwen3, read and written.
+"""`config.json` of the Hugging Face architectures in `families`, read and written.
 
-The model here is a Llama; with norms on queries and keys it is a Qwen3. What such a config may ask
-for and this model does not do is refused by the name of its field.
+What such a config may ask for and the model here lacks is refused by the name of its field. A model
+is saved as the architecture that it came from, else as the first whose options it fits.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fourstage.errors import InputError
+from fourstage.interchange.families import FAMILIES, Family
 from fourstage.model.config import ModelConfig
-from fourstage.model.transformer import Head
 
-_FAMILIES = {"llama": "Llama", "qwen3": "Qwen3"}
-
-# What transformers takes where a config leaves a field out; it leaves out its own defaults.
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "llama": {
-        "vocab_size": 32000,
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": None,
-        "head_dim": None,
-        "max_position_embeddings": 2048,
-    },
-    "qwen3": {
-        "vocab_size": 151936,
-        "hidden_size": 4096,
-        "intermediate_size": 22016,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
-        "head_dim": 128,
-        "max_position_embeddings": 32768,
-    },
-}
-_SHARED_DEFAULTS: dict[str, Any] = {
-    "hidden_act": "silu",
-    "rms_norm_eps": 1e-6,
-    "tie_word_embeddings": False,
-}
+if TYPE_CHECKING:
+    from fourstage.model.transformer import Head
 
 
 def to_huggingface(config: ModelConfig, head: Head) -> dict[str, Any]:
-    """The `config.json` of a model, without token ids."""
-    family = "qwen3" if config.qk_norm else "llama"
-    kind = "ForCausalLM" if head == "language" else "ForSequenceClassification"
-    fields: dict[str, Any] = {
-        "architectures": [_FAMILIES[family] + kind],
-        "model_type": family,
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.width,
-        "intermediate_size": config.mlp_width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_width,
-        # relu(gate x) * up x with gate = up is relu(up x)^2.
-        "hidden_act": "silu" if config.activation == "swiglu" else "relu",
-        "max_position_embeddings": config.context,
-        "rms_norm_eps": config.norm_eps,
-        # transformers 5 reads the second of each pair, older ones the first.
-        "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "torch_dtype": "float32",
-        "dtype": "float32",
-        "tie_word_embeddings": config.tie_embeddings,
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "initializer_range": 0.02,
-        "use_cache": True,
-    }
-    if family == "llama":
-        fields["mlp_bias"] = False
-    else:
-        fields |= {"use_sliding_window": False, "sliding_window": None}
-        fields["layer_types"] = ["full_attention"] * config.layers
+    """The `config.json` of a model, without token ids.
+
+    Raises:
+        InputError: no architecture has these options.
+    """
+    family = FAMILIES[exportable(config)]
+    kind = family.writer if head == "language" else family.scorer
+    fields = {"architectures": [kind], "model_type": family.model_type, **_written(config, family)}
     if head == "scalar":
         fields |= {"num_labels": 1, "id2label": {"0": "reward"}, "label2id": {"reward": 0}}
     return fields
 
 
+def exportable(config: ModelConfig) -> str:
+    """The architecture that the model is saved as, a key of `FAMILIES`.
+
+    An architecture fits if its config.json says all options: read back, it gives them again.
+
+    Raises:
+        InputError: no architecture has these options, with those that the nearest one lacks.
+    """
+    tried = [config.family] if config.family in FAMILIES else list(FAMILIES)
+    lacking = {name: _lacking(config, FAMILIES[name]) for name in tried}
+    best = min(tried, key=lambda name: len(lacking[name]))
+    if not lacking[best]:
+        return best
+    if config.family:
+        return exportable(dataclasses.replace(config, family=""))
+    kind = FAMILIES[best].writer
+    raise InputError(
+        *(
+            f"model.{option}={getattr(config, option)!r} cannot be saved: no architecture of "
+            f"transformers has it beside the other options; {kind} would with {value!r}"
+            for option, value in lacking[best].items()
+        )
+    )
+
+
 def from_huggingface(raw: Mapping[str, Any], where: str) -> tuple[ModelConfig, Head]:
     """The model and head that a `config.json` describes; `where` names it in errors.
 
-    A `hidden_act` of `relu` is read as ReLU^2: whether gate = up is for the weights to show.
+    A gated `hidden_act` of `relu` is read as ReLU^2: whether gate = up is for the weights to show.
 
     Raises:
         InputError: another architecture, or a feature that this model lacks.
     """
-    family = raw.get("model_type")
-    if family not in _FAMILIES:
+    found = [
+        name for name, family in FAMILIES.items() if family.model_type == raw.get("model_type")
+    ]
+    if not found:
+        known = ", ".join(repr(family.model_type) for family in FAMILIES.values())
         raise InputError(
-            f"{where}: model_type={family!r} is not supported: use a folder of model_type "
-            "'llama' or 'qwen3'"
+            f"{where}: model_type={raw.get('model_type')!r} is not supported: use a folder of "
+            f"model_type {known}"
         )
+    family = FAMILIES[found[0]]
     head = _head(raw, family, where)
-    faults = _faults(raw)
-    if faults:
-        raise InputError(*(f"{where}: {fault}" for fault in faults))
-    fields = {**_SHARED_DEFAULTS, **_DEFAULTS[family], **raw}
-    heads = _whole(fields, "num_attention_heads", where)
-    kv_heads = fields["num_key_value_heads"]
+    faults = _unsupported(raw, family)
     try:
-        config = ModelConfig(
-            vocab_size=_whole(fields, "vocab_size", where),
-            width=_whole(fields, "hidden_size", where),
-            layers=_whole(fields, "num_hidden_layers", where),
-            heads=heads,
-            kv_heads=heads if kv_heads is None else _whole(fields, "num_key_value_heads", where),
-            mlp_width=_whole(fields, "intermediate_size", where),
-            context=_whole(fields, "max_position_embeddings", where),
-            head_width=0 if fields["head_dim"] is None else _whole(fields, "head_dim", where),
-            rope_theta=float(_rope(raw).get("rope_theta") or raw.get("rope_theta") or 10000.0),
-            norm_eps=float(fields["rms_norm_eps"]),
-            activation="relu2" if fields["hidden_act"] == "relu" else "swiglu",
-            qk_norm=family == "qwen3",
-            tie_embeddings=bool(fields["tie_word_embeddings"]),
-        )
+        if faults:
+            raise InputError(*faults)
+        config = _read(raw, family)
     except InputError as error:
         raise InputError(*(f"{where}: {fault}" for fault in error.faults)) from error
+    if exportable(config) != found[0]:
+        config = dataclasses.replace(config, family=found[0])
     return config, head
 
 
-def _head(raw: Mapping[str, Any], family: str, where: str) -> Head:
-    architecture = (raw.get("architectures") or [_FAMILIES[family] + "ForCausalLM"])[0]
-    if architecture == _FAMILIES[family] + "ForCausalLM":
+def _head(raw: Mapping[str, Any], family: Family, where: str) -> Head:
+    named = raw.get("architectures") or [family.writer]
+    architecture = named[0] if isinstance(named, list) else named
+    if architecture == family.writer:
         return "language"
-    if architecture != _FAMILIES[family] + "ForSequenceClassification":
+    if architecture != family.scorer:
         raise InputError(
-            f"{where}: architectures={architecture!r} is not supported: use "
-            f"{_FAMILIES[family]}ForCausalLM, or {_FAMILIES[family]}ForSequenceClassification "
-            "with one label"
+            f"{where}: architectures={architecture!r} is not supported: use {family.writer}, or "
+            f"{family.scorer} with one label"
         )
-    labels = len(raw["id2label"]) if "id2label" in raw else raw.get("num_labels", 2)
+    names = raw.get("id2label")
+    labels = len(names) if isinstance(names, Mapping) else raw.get("num_labels", 2)
     if labels != 1:
         raise InputError(f"{where}: num_labels={labels}: a reward model has one label")
     return "scalar"
 
 
-def _rope(raw: Mapping[str, Any]) -> dict[str, Any]:
-    return {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
-
-
-def _faults(raw: Mapping[str, Any]) -> list[str]:
+def _unsupported(raw: Mapping[str, Any], family: Family) -> list[str]:
     """A line for each feature that is asked for and not there."""
-    faults = []
-    for name in ("attention_bias", "mlp_bias", "use_sliding_window", "quantization_config"):
-        if raw.get(name):
-            faults.append(f"{name} is set and not supported: use a model without it")
-    rope = _rope(raw)
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        name = "rope_scaling" if raw.get("rope_scaling") else "rope_parameters"
-        faults.append(f"{name} asks for {kind!r}, not supported: use a model with plain RoPE")
-    if rope.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0)) not in (1, None):
-        faults.append("partial_rotary_factor is not 1: use a model with RoPE on whole heads")
-    if set(raw.get("layer_types") or ()) - {"full_attention"}:
-        faults.append("layer_types holds more than 'full_attention': use a model of that alone")
-    if raw.get("hidden_act", "silu") not in ("silu", "swish", "relu"):
-        faults.append(f"hidden_act={raw['hidden_act']!r} is not supported: use a model with 'silu'")
-    return faults
+    return [
+        f"{name} is set and not supported: use a model without it"
+        for name in (*family.refused, "quantization_config")
+        if raw.get(name)
+    ]
 
 
-def _whole(fields: Mapping[str, Any], name: str, where: str) -> int:
-    value = fields[name]
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{where}: {name}={value!r}: write a whole number of 1 or more")
-    return value
+def _read(raw: Mapping[str, Any], family: Family) -> ModelConfig:
+    """Every trait's options, or every trait's faults at once."""
+    usual = {family.aliases.get(name, name): value for name, value in raw.items()}
+    fields = {**family.defaults, **usual, **raw}
+    options: dict[str, Any] = dict(family.options)
+    faults: list[str] = []
+    for trait in family.traits:
+        try:
+            options |= trait.read(fields)
+        except InputError as error:
+            faults += error.faults
+    if faults:
+        raise InputError(*dict.fromkeys(faults))
+    return ModelConfig(**options)
+
+
+def _written(config: ModelConfig, family: Family) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for trait in family.traits:
+        fields |= trait.write(config)
+    return fields
+
+
+def _lacking(config: ModelConfig, family: Family) -> dict[str, Any]:
+    """Options that the family's config.json does not say: option -> what it would be there."""
+    fields = {**family.defaults, **_written(config, family)}
+    options: dict[str, Any] = {
+        field.name: field.default for field in dataclasses.fields(ModelConfig)
+    }
+    options |= family.options
+    for trait in family.traits:
+        try:
+            options |= trait.read(fields)
+        except InputError:
+            # No model of the family has such a value: its usual one stands in.
+            options |= trait.read(family.defaults)
+    # As ModelConfig fills them in.
+    options["head_width"] = options["head_width"] or config.width // config.heads
+    options["attention_scale"] = options["attention_scale"] or options["head_width"] ** -0.5
+    named = options.keys() - {"family", *_idle(config)}
+    mine = {name: getattr(config, name) for name in options if name in named}
+    return {name: options[name] for name, value in mine.items() if options[name] != value}
+
+
+def _idle(config: ModelConfig) -> set[str]:
+    """Options that mean nothing beside the others, so that no config.json need say them."""
+    idle = set()
+    if config.positions != "rotary":
+        idle |= {"rope_theta", "rope_fraction", "rope_scaling", "local_rope_theta"}
+    if not config.experts:
+        idle |= {"experts_per_token", "normalise_experts"}
+    if not any(config.windows):
+        idle |= {"windows", "local_rope_theta"}
+    if not config.qk_norm:
+        idle.add("qk_norm_whole")
+    if config.norm == "layer":
+        idle.add("norm_offset")
+    return idle

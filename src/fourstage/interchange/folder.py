@@ -101,7 +101,7 @@ def load_config(folder: Path) -> ModelConfig:
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
-    """A Llama or Qwen3 folder as a model, with the head it was saved with, in float32.
+    """A folder of any architecture in `families` as a model, with its head, in float32.
 
     Raises:
         InputError: it is no model folder, is cut short, or is of an architecture or has a feature

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from fourstage.errors import InputError, MachineError
+from fourstage.interchange.configs import exportable
+from fourstage.interchange.families import FAMILIES
+from fourstage.interchange.families.naming import Names
+from fourstage.interchange.names import canonical, to_ours, to_theirs
 from fourstage.model.config import ModelConfig
 from fourstage.model.transformer import Transformer
 
@@ -18,16 +23,22 @@ INDEX = "model.safetensors.index.json"
 
 
 def export_weights(model: Transformer) -> dict[str, Tensor]:
-    """The tensors as Hugging Face names them, float32 on the CPU."""
+    """The tensors as the model's architecture names them, float32 on the CPU.
+
+    Raises:
+        InputError: no architecture of Hugging Face has the model's options.
+    """
     tensors = {
         name: weight.detach().to("cpu", torch.float32).contiguous()
-        for name, weight in model.state_dict().items()
+        for name, weight in model.named_parameters()
     }
-    if model.config.activation == "relu2":
-        for layer in range(model.config.layers):
-            mlp = f"model.layers.{layer}.mlp"
-            tensors[f"{mlp}.gate_proj.weight"] = tensors[f"{mlp}.up_proj.weight"].clone()
-    return tensors
+    theirs = to_theirs(tensors, model.config, names_of(model.config))
+    return {name: weight.contiguous() for name, weight in theirs.items()}
+
+
+def names_of(config: ModelConfig) -> Names:
+    """How the architecture that a model is saved as names its weights."""
+    return FAMILIES[exportable(config)].names
 
 
 def write_weights(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -90,17 +101,15 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def import_weights(model: Transformer, tensors: dict[str, Tensor], folder: Path) -> None:
-    """Puts the tensors into `model`, whose parameters may be on the meta device.
+    """Puts the tensors of a folder into `model`, whose parameters may be on the meta device.
 
     Raises:
         InputError: tensors are missing, unknown or of another shape.
     """
-    tensors = {n: w for n, w in tensors.items() if not n.endswith("rotary_emb.inv_freq")}
-    if model.config.tie_embeddings or model.head == "scalar":
-        tensors.pop("lm_head.weight", None)
-    if model.config.activation == "relu2":
-        tensors = {n: w for n, w in tensors.items() if not n.endswith("mlp.gate_proj.weight")}
-    expected = {name: weight.shape for name, weight in model.state_dict().items()}
+    config, names = model.config, names_of(model.config)
+    tensors = canonical(tensors, names, config.tie_embeddings or model.head == "scalar")
+    shapes = {name: weight.to("meta") for name, weight in model.named_parameters()}
+    expected = {name: weight.shape for name, weight in to_theirs(shapes, config, names).items()}
     faults = [f"{folder}: the weights lack {name}" for name in expected.keys() - tensors.keys()]
     faults += [
         f"{folder}: the weights hold {name}, which this architecture does not have"
@@ -114,7 +123,9 @@ def import_weights(model: Transformer, tensors: dict[str, Tensor], folder: Path)
     ]
     if faults:
         raise InputError(*sorted(faults)[:5])
-    model.load_state_dict(tensors, assign=True)
+    # Buffers, such as the loads of experts, begin as in a model just made.
+    kept = {name: value for name, value in model.state_dict().items() if name not in shapes}
+    model.load_state_dict(kept | to_ours(tensors, config, names), assign=True)
 
 
 def fitted_to_weights(
@@ -125,15 +136,28 @@ def fitted_to_weights(
     Raises:
         InputError: the ReLU is gated by weights of its own.
     """
-    if config.activation == "relu2":
-        for layer in range(config.layers):
-            gate = tensors.get(f"model.layers.{layer}.mlp.gate_proj.weight")
-            up = tensors.get(f"model.layers.{layer}.mlp.up_proj.weight")
-            if gate is not None and up is not None and not torch.equal(gate, up):
+    names = names_of(config)
+    tensors = canonical(tensors, names, tied=False)
+    if config.activation == "relu2" and names.gated:
+        for gate, up in _gates_and_ups(tensors, names):
+            if not torch.equal(gate, up):
                 raise InputError(
                     f"{folder}: hidden_act='relu' with a gate of its own is not supported: "
                     "use a model with 'silu'"
                 )
-    if not declares_ties and "lm_head.weight" not in tensors:
+    head = names.ends.get("lm_head", "lm_head") + ".weight"
+    if not declares_ties and head not in tensors:
         return dataclasses.replace(config, tie_embeddings=True)
     return config
+
+
+def _gates_and_ups(tensors: dict[str, Tensor], names: Names) -> Iterator[tuple[Tensor, Tensor]]:
+    """Both matrices of every gated MLP, apart or in one."""
+    gate_name, up_name = (f".{part}.weight" for part in names.expert[:2])
+    for name, tensor in tensors.items():
+        if name.endswith("gate_up_proj.weight"):
+            gate, up = tensor.chunk(2)
+            yield gate, up
+        other = name.removesuffix(gate_name) + up_name
+        if name.endswith(gate_name) and other in tensors:
+            yield tensor, tensors[other]

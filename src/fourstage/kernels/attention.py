@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fourstage.errors import MachineError
 from fourstage.kernels import library
 from fourstage.kernels.dealing import deal, parts
 
@@ -131,9 +130,7 @@ class _Attend(torch.autograd.Function):
 
 def _check(failed: list[object]) -> None:
     if any(failed):
-        raise MachineError(
-            "attention: the machine has no memory left; write a smaller micro_batch_tokens"
-        )
+        raise MemoryError("attention found no memory for the keys and values of a head")
 
 
 def _function(name: str) -> Any:

@@ -10,13 +10,15 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fourstage.model.cache import KVCache
+from fourstage.model.mlp import MLP, activate
 
 if TYPE_CHECKING:
-    from fourstage.model.transformer import MLP, Attention, Block, Transformer
+    from fourstage.model.attention import Attention
+    from fourstage.model.experts import Mixture
+    from fourstage.model.transformer import Block, Transformer
 
 
 def decode(model: Transformer, tokens: Tensor, cache: KVCache) -> Tensor:
@@ -25,17 +27,51 @@ def decode(model: Transformer, tokens: Tensor, cache: KVCache) -> Tensor:
     Raises:
         ValueError: the cache is full.
     """
-    x = model.model.embed_tokens(tokens)
     columns = cache.open_cells()
-    half_cos, half_sin = model.cos[columns], model.sin[columns]
-    cos = torch.cat([half_cos, half_cos], dim=-1)[:, None]
-    sin = torch.cat([-half_sin, half_sin], dim=-1)[:, None]
+    x = model.model.embed(tokens, columns)
+    usual = _signed(model.cos[columns], model.sin[columns])
+    local = usual
+    if model.config.local_rope_theta:
+        local = _signed(model.local_cos[columns], model.local_sin[columns])
+    seen: dict[int, Tensor] = {}
     blocks = cast("Iterable[Block]", model.model.layers)
     for layer, block in enumerate(blocks):
-        read = block.input_layernorm(x)
-        x = x + _attend(block.self_attn, read, cos, sin, columns, cache, layer)
-        x = x + _mlp(block.mlp, block.post_attention_layernorm(x))
+        attention, window = block.self_attn, block.self_attn.window
+        if window not in seen:
+            seen[window] = _seen(attention, columns, cache)
+        cos, sin = local if window else usual
+        x = block.residual(
+            x,
+            lambda read, attention=attention, cos=cos, sin=sin, window=window, layer=layer: _attend(
+                attention, read, cos, sin, columns, seen[window], cache, layer
+            ),
+            lambda read, mlp=block.mlp: _mlp(mlp, read),
+        )
     return model.model.norm(x)
+
+
+def _signed(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """[batch, rotary_width / 2] -> [batch, 1, rotary_width], the first half's sign in `sin`."""
+    return torch.cat([cos, cos], dim=-1)[:, None], torch.cat([-sin, sin], dim=-1)[:, None]
+
+
+def _seen(attention: Attention, columns: Tensor, cache: KVCache) -> Tensor:
+    """What a layer's scores get added, [batch, 1 or kv_heads, 1 or group, longest].
+
+    A window hides cells and does not free them: rows share the columns of one rectangle, and a
+    cell that leaves one row's window stands in another's.
+    """
+    seen = cache.visible[..., : cache.longest]
+    if not attention.window and attention.slopes is None:
+        return seen
+    distance = columns[:, None] - torch.arange(cache.longest, device=columns.device)
+    distance = distance[:, None, None]
+    if attention.window:
+        seen = seen.masked_fill(distance >= attention.window, -torch.inf)
+    if attention.slopes is not None:
+        slopes = attention.slopes.view(attention.config.kv_heads, -1, 1)
+        seen = seen - slopes * distance
+    return seen
 
 
 def _attend(
@@ -44,6 +80,7 @@ def _attend(
     cos: Tensor,
     sin: Tensor,
     columns: Tensor,
+    seen: Tensor,
     cache: KVCache,
     layer: int,
 ) -> Tensor:
@@ -53,29 +90,35 @@ def _attend(
     as `scaled_dot_product_attention`. The queries that share a key head are the rows of a product.
     """
     c = attention.config
-    q = attention.q_proj(x).unflatten(-1, (c.heads, c.head_width))
-    k = attention.k_proj(x).unflatten(-1, (c.kv_heads, c.head_width))
-    v = attention.v_proj(x).unflatten(-1, (c.kv_heads, c.head_width))
-    if c.qk_norm:
-        q, k = attention.q_norm(q), attention.k_norm(k)
+    q, k, v = attention.heads(attention.q_proj(x), attention.k_proj(x), attention.v_proj(x))
     q, k = _turn(q, cos, sin), _turn(k, cos, sin)
     keys, values = cache.append(layer, columns, k, v)
     q = q.view(-1, c.kv_heads, c.heads // c.kv_heads, c.head_width).to(keys.dtype)
     scores = torch.matmul(q, keys.transpose(-1, -2))
-    seen = cache.visible[..., : keys.shape[2]]
-    weights = torch.softmax(torch.add(seen, scores, alpha=c.head_width**-0.5), dim=-1)
+    if c.attention_softcap:
+        cap = c.attention_softcap
+        scores = seen + cap * torch.tanh(scores * (c.attention_scale / cap))
+    else:
+        scores = torch.add(seen, scores, alpha=c.attention_scale)
+    weights = torch.softmax(scores, dim=-1)
     mixed = torch.matmul(weights.to(values.dtype), values)
     return attention.o_proj(mixed.view(-1, c.query_width).to(x.dtype))
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary positions with the sign of the first half folded into `sin`: three operations."""
-    half = x.shape[-1] // 2
+    turned = cos.shape[-1]
+    if turned < x.shape[-1]:
+        first, rest = x.split([turned, x.shape[-1] - turned], dim=-1)
+        return torch.cat([_turn(first, cos, sin), rest], dim=-1) if turned else x
+    half = turned // 2
     swapped = torch.cat([x[..., half:], x[..., :half]], dim=-1)
     return torch.addcmul(x * cos, swapped, sin)
 
 
-def _mlp(mlp: MLP, x: Tensor) -> Tensor:
-    if mlp.activation == "relu2":
-        return mlp.down_proj(F.relu(mlp.up_proj(x)).square_())
-    return mlp.down_proj(F.silu(mlp.gate_proj(x)).mul_(mlp.up_proj(x)))
+def _mlp(mlp: MLP | Mixture, x: Tensor) -> Tensor:
+    if not isinstance(mlp, MLP):
+        return mlp(x)
+    if not mlp.gated:
+        return mlp.down_proj(activate(mlp.activation, mlp.up_proj(x)))
+    return mlp.down_proj(activate(mlp.activation, mlp.gate_proj(x)).mul_(mlp.up_proj(x)))

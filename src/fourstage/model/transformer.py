@@ -1,143 +1,86 @@
 """The one model of all four stages: it trains, generates, scores and values.
 
-A Llama with options (RMSNorm, rotary positions, grouped queries, gated or squared MLP, optional
-norms on queries and keys), named as Hugging Face names it, on a flat batch without padding.
+A decoder built from the options of `ModelConfig`, named as Hugging Face names it, on a flat batch
+without padding.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from fourstage.model.config import ModelConfig
+from fourstage.errors import InputError
+from fourstage.model.attention import Attention
+from fourstage.model.config import ModelConfig, RopeScaling
 from fourstage.model.decoding import decode
-from fourstage.model.layout import Layout, from_buckets, to_buckets
-from fourstage.randomness import generator
+from fourstage.model.experts import Mixture, Routing
+from fourstage.model.initialisation import initialise
+from fourstage.model.layout import Layout
+from fourstage.model.mlp import MLP
+from fourstage.model.norms import norm_of
+from fourstage.model.positions import rotary_table
 
 if TYPE_CHECKING:
     from fourstage.model.cache import KVCache
 
 Head = Literal["language", "scalar"]
-
-
-class RMSNorm(nn.Module):
-    """`x / sqrt(mean(x^2) + eps) * weight` over the last axis (Zhang and Sennrich, 2019)."""
-
-    def __init__(self, width: int, eps: float):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-
-
-def rotary_table(config: ModelConfig, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, each [context, head_width / 2] (Su et al., RoFormer, 2021)."""
-    pairs = torch.arange(0, config.head_width, 2, dtype=torch.float32, device=device)
-    frequencies = 1.0 / config.rope_theta ** (pairs / config.head_width)
-    angles = torch.outer(torch.arange(config.context, device=device).float(), frequencies)
-    return angles.cos(), angles.sin()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns the pairs (i, i + half) of `x` [cells, heads, head_width] by each cell's angles."""
-    first, second = x.chunk(2, dim=-1)
-    cos, sin = cos[..., None, :].to(x.dtype), sin[..., None, :].to(x.dtype)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-
-
-class Attention(nn.Module):
-    """Causal grouped-query attention within each document."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.config = config
-        self.q_proj = nn.Linear(config.width, config.query_width, bias=False)
-        self.k_proj = nn.Linear(config.width, config.key_width, bias=False)
-        self.v_proj = nn.Linear(config.width, config.key_width, bias=False)
-        self.o_proj = nn.Linear(config.query_width, config.width, bias=False)
-        if config.qk_norm:
-            self.q_norm = RMSNorm(config.head_width, config.norm_eps)
-            self.k_norm = RMSNorm(config.head_width, config.norm_eps)
-
-    @torch.no_grad()
-    def begin_by_content(self) -> None:
-        """Sets each key head to the first query head of its group."""
-        config = self.config
-        queries = self.q_proj.weight.view(config.kv_heads, -1, config.head_width, config.width)
-        self.k_proj.weight.copy_(queries[:, 0].reshape_as(self.k_proj.weight))
-
-    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[cells, width] -> queries [cells, heads, head], keys and values [cells, kv_heads, head].
-
-        One product for all three: small matrices run well below the speed of larger ones.
-        """
-        c = self.config
-        weight = torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])
-        q, k, v = F.linear(x, weight).split([c.query_width, c.key_width, c.key_width], dim=-1)
-        q = q.unflatten(-1, (c.heads, c.head_width))
-        k = k.unflatten(-1, (c.kv_heads, c.head_width))
-        v = v.unflatten(-1, (c.kv_heads, c.head_width))
-        if c.qk_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
-        return rotate(q, cos, sin), rotate(k, cos, sin), v
-
-    def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, layout: Layout, keep: tuple | None
-    ) -> Tensor:
-        c = self.config
-        q, k, v = self.project(x, cos, sin)
-        if keep is not None:
-            cache, layer = keep
-            cache.write_prompts(layer, k, v, layout)
-        parts = []
-        joined = torch.cat([q, k, v.to(q.dtype)], dim=1)
-        for part in to_buckets(joined, layout):
-            rows = part.transpose(1, 2)
-            q, k, v = rows.split([c.heads, c.kv_heads, c.kv_heads], dim=1)
-            mixed = F.scaled_dot_product_attention(
-                q, k, v, is_causal=True, enable_gqa=c.kv_heads != c.heads
-            )
-            parts.append(mixed.transpose(1, 2))
-        return self.o_proj(from_buckets(parts, layout).flatten(1))
-
-
-class MLP(nn.Module):
-    """`down(silu(gate x) * up x)` (Shazeer, 2020), `down(relu(up x)^2)` (So et al., 2021)."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.activation = config.activation
-        if config.activation == "swiglu":
-            self.gate_proj = nn.Linear(config.width, config.mlp_width, bias=False)
-        self.up_proj = nn.Linear(config.width, config.mlp_width, bias=False)
-        self.down_proj = nn.Linear(config.mlp_width, config.width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.activation == "relu2":
-            return self.down_proj(F.relu(self.up_proj(x)).square())
-        weight = torch.cat([self.gate_proj.weight, self.up_proj.weight])
-        gate, up = F.linear(x, weight).chunk(2, dim=-1)
-        return self.down_proj(F.silu(gate) * up)
+Recompute = Literal["none", "block"]
+Part = Callable[[Tensor], Tensor]
 
 
 class Block(nn.Module):
-    def __init__(self, config: ModelConfig):
+    """Attention and an MLP on the residual stream; layer `layer`'s window is its own."""
+
+    def __init__(self, config: ModelConfig, layer: int = 0):
         super().__init__()
-        self.input_layernorm = RMSNorm(config.width, config.norm_eps)
-        self.self_attn = Attention(config)
-        self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
-        self.mlp = MLP(config)
+        self.placement = config.norm_placement
+        self.parallel = config.parallel_residual
+        if config.norm_placement != "after":
+            self.input_layernorm = norm_of(config)
+        self.self_attn = Attention(config, layer)
+        self.post_attention_layernorm = norm_of(config)
+        if config.norm_placement == "around":
+            self.pre_feedforward_layernorm = norm_of(config)
+        if config.norm_placement != "before":
+            self.post_feedforward_layernorm = norm_of(config)
+        self.mlp = Mixture(config) if config.experts else MLP(config)
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, layout: Layout, keep: tuple | None
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        layout: Layout,
+        keep: tuple | None,
+        routing: list[Routing] | None = None,
     ) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, layout, keep)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        """[cells, width] -> [cells, width]; a mixture of experts fills a list given."""
+        return self.residual(
+            x,
+            lambda read: self.self_attn(read, cos, sin, layout, keep),
+            self.mlp if routing is None else partial(self.mlp, routing=routing),
+        )
+
+    def residual(self, x: Tensor, attention: Part, mlp: Part) -> Tensor:
+        """The stream behind this block, whose two parts add to it what they make of it."""
+        if self.parallel:
+            mixed = attention(self.input_layernorm(x))
+            return x + mixed + mlp(self.post_attention_layernorm(x))
+        if self.placement == "before":
+            x = x + attention(self.input_layernorm(x))
+            return x + mlp(self.post_attention_layernorm(x))
+        if self.placement == "after":
+            x = x + self.post_attention_layernorm(attention(x))
+            return x + self.post_feedforward_layernorm(mlp(x))
+        x = x + self.post_attention_layernorm(attention(self.input_layernorm(x)))
+        return x + self.post_feedforward_layernorm(mlp(self.pre_feedforward_layernorm(x)))
 
 
 class Body(nn.Module):
@@ -145,9 +88,23 @@ class Body(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
+        self.multiplier = config.embedding_multiplier
         self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = RMSNorm(config.width, config.norm_eps)
+        self.embed_positions = (
+            nn.Embedding(config.context, config.width) if config.positions == "learned" else None
+        )
+        self.embed_norm = norm_of(config) if config.embedding_norm else None
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.norm = norm_of(config)
+
+    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """[cells] tokens at [cells] positions -> [cells, width]."""
+        x = self.embed_tokens(tokens)
+        if self.multiplier != 1.0:
+            x = x * self.multiplier
+        if self.embed_positions is not None:
+            x = x + self.embed_positions(positions)
+        return x if self.embed_norm is None else self.embed_norm(x)
 
 
 class Transformer(nn.Module):
@@ -156,10 +113,16 @@ class Transformer(nn.Module):
     Attributes:
         reward_mean, reward_std: what a reward model's raw scores are normalised with; floats kept
             beside the weights, not applied by `scores`.
+        recompute: `block` keeps, of each block, its input alone for the backward pass, which makes
+            the rest again: a third more operations, the same gradients.
+        cos, sin: [context, rotary_width / 2] of the angles; empty without rotary positions.
+        local_cos, local_sin: those of layers with a window, where they have a base of their own.
     """
 
     cos: Tensor
     sin: Tensor
+    local_cos: Tensor
+    local_sin: Tensor
 
     def __init__(self, config: ModelConfig, head: Head = "language"):
         super().__init__()
@@ -168,6 +131,7 @@ class Transformer(nn.Module):
         self.model = Body(config)
         self.reward_mean = 0.0
         self.reward_std = 1.0
+        self.recompute: Recompute = "none"
         if head == "scalar":
             self.score = nn.Linear(config.width, 1, bias=False)
         elif not config.tie_embeddings:
@@ -175,17 +139,42 @@ class Transformer(nn.Module):
         cos, sin = rotary_table(config, "cpu")
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
+        if config.local_rope_theta:
+            cos, sin = rotary_table(config, "cpu", local=True)
+            self.register_buffer("local_cos", cos, persistent=False)
+            self.register_buffer("local_sin", sin, persistent=False)
 
-    def forward(self, tokens: Tensor, layout: Layout, cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        layout: Layout,
+        cache: KVCache | None = None,
+        routing: list[Routing] | None = None,
+    ) -> Tensor:
         """[cells] -> hidden states after the final norm, [cells, width].
 
-        With a `cache`, document i also fills row i of it.
+        With a `cache`, document i also fills row i of it. In a mixture of experts, a list given as
+        `routing` gets what the router of each layer did.
         """
-        x = self.model.embed_tokens(tokens)
-        cos, sin = self.cos[layout.positions], self.sin[layout.positions]
+        x = self.model.embed(tokens, layout.positions)
+        angles = self.angles(layout.positions)
+        again = self.recompute == "block" and torch.is_grad_enabled() and cache is None
         for index, block in enumerate(self.model.layers):
-            x = block(x, cos, sin, layout, None if cache is None else (cache, index))
+            keep = None if cache is None else (cache, index)
+            if again:
+                x = _recomputed(block, x, *angles[index], layout, routing)
+            else:
+                x = block(x, *angles[index], layout, keep, routing)
         return self.model.norm(x)
+
+    def angles(self, positions: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """For each layer the cosines and sines at [cells] positions, [cells, rotary_width / 2]."""
+        usual = (self.cos[positions], self.sin[positions])
+        if not self.config.local_rope_theta:
+            return [usual] * self.config.layers
+        local = (self.local_cos[positions], self.local_sin[positions])
+        layers = range(self.config.layers)
+        return [local if self.config.window(layer) else usual for layer in layers]
 
     def decode(self, tokens: Tensor, cache: KVCache) -> Tensor:
         """One new token a row against the cache: [batch] -> hidden states [batch, width]."""
@@ -199,46 +188,64 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., width] -> [..., vocab]."""
-        return F.linear(hidden, self.output_weight)
+        if self.config.logit_multiplier != 1.0:
+            hidden = hidden * self.config.logit_multiplier
+        logits = F.linear(hidden, self.output_weight)
+        cap = self.config.logit_softcap
+        return cap * torch.tanh(logits / cap) if cap else logits
 
     def scores(self, hidden: Tensor) -> Tensor:
         """[..., width] -> [...], the raw score or value."""
         return self.score(hidden).squeeze(-1)
 
-    def initialise(self, seed: int) -> Transformer:
-        """Weights as a function of the seed alone: N(0, 1/width), output projections zero.
-
-        Zero output projections let every block start as the identity (Zhang et al., Fixup, 2019);
-        with them small runs learn faster at a high rate. Each key projection starts equal to the
-        queries' of its group, so that attention begins by comparing contents (Trockman and Kolter,
-        *Mimetic Initialization of Self-Attention Layers*, 2023): looking back is then learnt from
-        half the tokens.
-        """
-        with torch.no_grad():
-            for name, weight in self.named_parameters():
-                if weight.dim() < 2:
-                    weight.fill_(1.0)
-                elif name.endswith(("o_proj.weight", "down_proj.weight")):
-                    weight.zero_()
-                elif name == "score.weight":
-                    self._draw(weight, seed, name, (weight.shape[1] + 1) ** -0.5)
-                elif name.endswith("embed_tokens.weight") and not self.config.tie_embeddings:
-                    self._draw(weight, seed, name, 1.0)
-                else:
-                    self._draw(weight, seed, name, weight.shape[1] ** -0.5)
-            for module in self.modules():
-                if isinstance(module, Attention):
-                    module.begin_by_content()
+    def initialise(self, seed: int, width_ratio: float = 1.0) -> Transformer:
+        """Weights as a function of the seed alone (`fourstage.model.initialisation`)."""
+        initialise(self, seed, width_ratio)
         return self
 
-    @staticmethod
-    def _draw(weight: Tensor, seed: int, name: str, std: float) -> None:
-        drawn = torch.randn(weight.shape, generator=generator(seed, "weights", name))
-        weight.copy_(drawn * std)
+    def with_context(self, context: int, rope_scaling: RopeScaling | None) -> Transformer:
+        """The same weights at another context, to go on with or to train longer documents on.
+
+        Raises:
+            InputError: positions are learned, and there are none for a longer context.
+        """
+        if self.config.positions == "learned" and context > self.config.context:
+            raise InputError(
+                f"model.context={context} is longer than the {self.config.context} positions that "
+                f"the model has learned: write context={self.config.context}"
+            )
+        config = replace(self.config, context=context, rope_scaling=rope_scaling)
+        other, weights = Transformer(config, self.head), self.state_dict()
+        if config.positions == "learned":
+            table = "model.embed_positions.weight"
+            weights[table] = weights[table][:context].clone()
+        other.load_state_dict(weights, assign=True)
+        other.reward_mean, other.reward_std = self.reward_mean, self.reward_std
+        return other.to(self.cos.device)
 
     def with_scalar_head(self, seed: int) -> Transformer:
         """A copy of the body, a new scalar head: N(0, 1/sqrt(width + 1)) (Stiennon, 2020)."""
         scorer = Transformer(self.config, head="scalar")
         scorer.initialise(seed)
         scorer.model.load_state_dict(self.model.state_dict())
-        return scorer.to(self.model.norm.weight.device)
+        return scorer.to(self.model.embed_tokens.weight.device)
+
+
+def _recomputed(
+    block: nn.Module,
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    layout: Layout,
+    routing: list[Routing] | None,
+) -> Tensor:
+    """A block whose activations the backward pass makes again."""
+
+    def run(x: Tensor) -> tuple[Tensor, list[Routing]]:
+        own: list[Routing] = []
+        return block(x, cos, sin, layout, None, None if routing is None else own), own
+
+    x, own = checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
+    if routing is not None:
+        routing.extend(own)
+    return x

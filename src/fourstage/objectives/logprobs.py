@@ -62,6 +62,20 @@ def token_logprobs_and_entropies(
     return logprobs, entropies
 
 
+def token_logprobs_and_normalisers(
+    project: Projection, hidden: Tensor, targets: Tensor, vocab_size: int
+) -> tuple[Tensor, Tensor]:
+    """As `token_logprobs`, and [n] `log Z`: of the sum of exp(logit) over the vocabulary."""
+
+    def of_chunk(cells: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        logits = _logits(project, cells, 1.0)
+        normalisers = logits.logsumexp(-1)
+        return logits.gather(-1, wanted[:, None]).squeeze(-1) - normalisers, normalisers
+
+    logprobs, normalisers = _by_chunks(of_chunk, hidden, targets, vocab_size)
+    return logprobs, normalisers
+
+
 def logprobs(model: Transformer, batch: Batch, temperature: float = 1.0) -> Tensor:
     """[cells] log-probability of each cell's target; of no meaning where a cell has none."""
     hidden = model(batch.tokens, batch.layout)

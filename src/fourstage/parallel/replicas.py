@@ -85,6 +85,11 @@ class Replicas:
                     parameter.grad += twin.grad
                 twin.grad = None
 
+    def drop_gradients(self) -> None:
+        """Forgets the gradients of the copies, such as those of a step that failed."""
+        for module in self.modules[1:]:
+            module.zero_grad(set_to_none=True)
+
 
 class _Worker(Generic[Result]):
     """A thread that does one piece of work at a time."""

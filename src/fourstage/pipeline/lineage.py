@@ -26,6 +26,7 @@ _WITHOUT_EFFECT = frozenset(
         "checkpoint_seconds",
         "keep_checkpoints",
         "log_every",
+        "watch_every",
         "validate_every",
         "sample_every",
         # Which models these are is recorded by their content.

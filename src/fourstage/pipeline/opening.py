@@ -67,13 +67,12 @@ def _opened(recipe: Recipe, out: Path, say: Say) -> Generator[Runner]:
     group = Group.from_environment(device)
     speak = say if group.writes else lambda line: None
     lock = locked(out) if group.writes else contextlib.nullcontext()
-    try:
-        with lock, _signals_are_interruptions(out):
-            if group.writes:
-                clear_unfinished(out)
-            yield Runner(recipe, out, group, speak)
-    finally:
-        group.close()
+    with lock, _signals_are_interruptions(out):
+        if group.writes:
+            clear_unfinished(out)
+        yield Runner(recipe, out, group, speak)
+    # Not where a process has failed: it tells the others through the group, and cannot wait.
+    group.close()
 
 
 @contextlib.contextmanager

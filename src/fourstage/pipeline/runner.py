@@ -12,9 +12,12 @@ from typing import Any
 
 import torch
 
+from fourstage.devices import memory_of
 from fourstage.errors import FourstageError, InputError, Interrupted
 from fourstage.files import explained, read_json, write_json, write_text
 from fourstage.parallel.group import Group
+from fourstage.parallel.mesh import Mesh
+from fourstage.parallel.sizes import check_optimiser, check_sizes, sizes_for
 from fourstage.pipeline import raw
 from fourstage.pipeline.datasets import Datasets
 from fourstage.pipeline.decisions import RESULTS, Decision, decide, set_aside
@@ -27,10 +30,12 @@ from fourstage.pipeline.lineage import (
     versions,
 )
 from fourstage.pipeline.planned import keep_plan
-from fourstage.planning import Derived
+from fourstage.planning import Derived, model_config
+from fourstage.planning.layouts import fits_one_device
 from fourstage.recipe import STAGES, Recipe, load
 from fourstage.stages.context import StageContext
 from fourstage.training.clock import StageClock
+from fourstage.training.fitting import Measured
 
 Say = Callable[[str], None]
 # stage -> another one whose data it reads: references of the reward, instructions to measure on.
@@ -55,6 +60,7 @@ class Runner:
         self.lineage = Lineage(self.folder)
         self.hashes: raw.Hashes = {}
         self.datasets: Datasets
+        self.mesh: Mesh
         self.derived: list[Derived] = []
 
     def go(self, stages: list[str], redo: bool) -> None:
@@ -75,6 +81,8 @@ class Runner:
             self._prepare_early(stage)
         self._plan({stage: decisions[stage] for stage in working})
         self._prepare_for_others(working, chain)
+        if working:
+            self._lay_out(working)
         for stage in stages:
             if stage in working:
                 self._work(stage)
@@ -239,6 +247,26 @@ class Runner:
             if stage in read and stage not in working:
                 self._by_one(partial(self.datasets.prepare, stage))
 
+    def _lay_out(self, working: list[str]) -> None:
+        """Groups the processes, in one way for all stages.
+
+        Raises:
+            InputError: the sizes of `parallel` do not give the number of processes, or do not
+                divide the model.
+        """
+        recipe, group = self.datasets.resolved()[0], self.group
+        facts = self.datasets.facts()
+        config = model_config(recipe, facts.vocab_size)
+        device, memory = group.device.type, memory_of(group.device)
+        fits = fits_one_device(recipe, config, memory, working, device)
+        sizes, rule = sizes_for(recipe.parallel, group.world_size, not group.any(not fits))
+        check_sizes(sizes, config)
+        for stage in working:
+            check_optimiser(sizes, stage, recipe.stage(stage).optimiser)
+        if group.world_size > 1:
+            self.say(f"layout: {sizes}" + (f" ({rule})" if rule else ""))
+        self.mesh = Mesh(group, sizes)
+
     def _work(self, stage: str) -> None:
         """Prepares what is still to be prepared, trains and measures, and records all of it."""
         with self._stage_clock(stage) as clock:
@@ -260,6 +288,8 @@ class Runner:
                 clock=clock,
                 say=self.say,
                 group=self.group,
+                mesh=self.mesh,
+                measured=self._measured(stage),
             )
             results = importlib.import_module(f"fourstage.stages.{stage}").run(context)
             if self.group.writes:
@@ -312,9 +342,19 @@ class Runner:
             seed=self.recipe.seed,
             device=self.group.device.type,
             processes=self.group.world_size,
+            layout=str(self.mesh.sizes),
             versions=versions(),
             facts=self.datasets.noted_facts(stage),
         )
+
+    def _measured(self, stage: str) -> Measured:
+        """What was chosen by measuring when the stage began, the same on every process."""
+        self._read_again()
+        keep = partial(self._keep_measured, stage) if self.group.writes else lambda found: None
+        return Measured(self.lineage[stage].get("measured"), keep)
+
+    def _keep_measured(self, stage: str, found: dict[str, Any]) -> None:
+        self.lineage.note(stage, measured=found)
 
     def _parents(self, stage: str) -> dict[str, Path]:
         inside = parents_of(stage, self.recipe)

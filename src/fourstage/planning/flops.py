@@ -123,6 +123,8 @@ def training_work(recipe: Recipe, stage: str, rows: RowTokens) -> Work:
     if stage != "rl":
         length = rows.document if stage == "pretrain" else rows.demonstration
         tokens = steps * (section.batch_tokens or 0)
+        if stage == "pretrain":
+            tokens = recipe.pretrain.drawn_tokens()
         return Work(trained=tokens, document_tokens=length - 1, updates=steps)
     rl = recipe.rl
     iterations = steps / (rl.epochs * (rl.minibatches or 1))

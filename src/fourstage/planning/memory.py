@@ -1,10 +1,23 @@
-"""Bytes that a training step holds: weights, gradients, optimiser state, activations, logits."""
+"""Bytes that a training step holds at its peak: weights, gradients, optimiser state, activations.
+
+A step has four places where memory can be highest, and the estimate is the highest of them:
+
+    the loss     every activation is kept; logits are made, and the head's gradient
+    the turn     every activation is kept; the last block's gradients are being made
+    the end      every gradient is there, and no activation
+    the update   what Muon makes of the gradients
+
+Counted on the flat model, eager, and held against what the allocator counts (tests).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from fourstage.model.config import ModelConfig
+
+Recompute = Literal["off", "block"]
 
 FP32 = 4
 BF16 = 2
@@ -13,13 +26,28 @@ BF16 = 2
 LOGITS_KEPT = 2**27
 LOGITS_CHUNK = {"cpu": 2**19, "cuda": 2**26}
 LOGITS_COPIES = 3
+# Attention's rectangles hold so many cells for each real one (model/layout.py allows 1.18).
+_PADDING = 1.06
+# Numbers a weight of the momentum that Muon keeps, and bytes of both moments in codes of 8 bits
+# with a scale every 256 of them.
+_MUON = FP32
+# training/optimisers/muon.py makes so many numbers orthogonal at a time, and this many of each.
+_MUON_STACK, _MUON_COPIES = 2**24, 4.75
+_EIGHT_BIT = 2 * (1 + FP32 / 256)
+_ADAMW = 2 * FP32
+# Gradients of several processes are summed in flat buckets of at most so many (parallel/group.py).
+_BUCKET = 16_000_000
 # No micro-batch is larger, whatever the memory.
 _MOST_TOKENS = 2**26
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one device, by what holds them."""
+    """Bytes on one device at the peak of a step, by what holds them.
+
+    Attributes:
+        others: models that are only read.
+    """
 
     weights: float
     gradients: float
@@ -30,70 +58,279 @@ class Memory:
 
     @property
     def total(self) -> float:
-        return sum(
-            (
-                self.weights,
-                self.gradients,
-                self.optimiser,
-                self.activations,
-                self.logits,
-                self.others,
-            )
+        return (
+            self.weights
+            + self.gradients
+            + self.optimiser
+            + self.activations
+            + self.logits
+            + self.others
         )
 
 
-def activation_elements_per_token(config: ModelConfig) -> float:
-    """Numbers a token leaves behind for the backward pass, in all layers.
+def activation_elements_per_token(config: ModelConfig, recompute: Recompute = "off") -> float:
+    """Numbers a token leaves behind for the backward pass, in all layers, in fp32 on a CPU.
 
-    Counted on the flat model, which stores no padding and no [time, time] scores: norms, queries,
-    keys and values before and after norm and rotation, attention's gathered input and its output,
-    the MLP's three products; softmax keeps one number a head.
+    With `recompute` a block leaves its input alone.
     """
-    width, queries, keys = config.width, config.query_width, config.key_width
-    turned = queries + keys
-    attention = 2 * width + turned * (2 if config.qk_norm else 1)
-    attention += turned + 2 * keys + queries * 2 + config.heads
-    mlp = 2 * width + config.mlp_width * (4 if config.activation == "swiglu" else 2)
-    return config.layers * (attention + mlp) + 3 * width
+    block = config.width if recompute == "block" else _block_elements(config)
+    return config.layers * block + _end_elements(config)
 
 
-def logits_bytes(config: ModelConfig, micro_batch_tokens: float, device: str) -> float:
+def _end_elements(config: ModelConfig) -> float:
+    """The last norm's input, what it multiplies its weights with, and what the head reads."""
+    a_norm = 2 if config.norm == "rms" else 1
+    ends = config.width * (1 + a_norm * (2 if config.embedding_norm else 1))
+    return ends + (config.rotary_width if config.positions == "rotary" else 0)
+
+
+def _block_elements(config: ModelConfig) -> float:
+    return _norm_elements(config) + _attention_elements(config) + _mlp_elements(config)
+
+
+def _norm_elements(config: ModelConfig) -> float:
+    """What norms read, and what the products that follow them read.
+
+    RMSNorm is composed on a CPU and keeps what it multiplies its weights with.
+    """
+    kept = 3 if config.norm == "rms" else 2
+    if config.norm_placement == "around":
+        kept += 2 if config.norm == "rms" else 1
+    shared = config.width if config.parallel_residual else 0
+    return 2 * kept * config.width - shared
+
+
+def _attention_elements(config: ModelConfig) -> float:
+    """Queries, keys and values before the norms and as attention reads them; what it returns,
+    and that without padding. Softmax keeps one number a head where a kernel makes no scores."""
+    queries, keys = config.query_width, config.key_width
+    normed = queries + 2 * keys + queries + keys + config.heads + config.kv_heads
+    in_buckets = _PADDING * (2 * queries + 2 * keys + config.heads)
+    scores = _scores_kept(config) * config.heads * config.context
+    return (normed if config.qk_norm else 0) + in_buckets + queries + scores
+
+
+def _scores_kept(config: ModelConfig) -> int:
+    """Numbers kept for each pair of cells and head, with documents as long as the context.
+
+    ALiBi's distances keep a CPU from its fused kernel; no kernel caps scores, of which their
+    tangents are kept too.
+    """
+    return 2 if config.attention_softcap else 1 if config.positions == "alibi" else 0
+
+
+def _mlp_elements(config: ModelConfig) -> float:
+    """Gate, up, the activation of one and their product; without a gate, up and its activation.
+
+    Of a mixture, each of the chosen experts has these, beside its copy of what it reads and gives.
+    """
+    one = config.mlp_width * (4 if config.gated else 2)
+    if not config.experts:
+        return one
+    return config.experts_per_token * (one + 2 * config.width) + config.experts
+
+
+def _turn_elements(config: ModelConfig) -> float:
+    """Gradients a token has while a block is walked back through, less what the block let go of.
+
+    The share of the MLP's width is what was counted.
+    """
+    width = config.mlp_width * (config.experts_per_token if config.experts else 1)
+    scores = _scores_kept(config) * config.heads * config.context
+    return 2 * config.width + width * (1.6 if config.gated else 1) + scores
+
+
+def optimiser_bytes(config: ModelConfig, name: str = "adamw") -> float:
+    """Bytes of an optimiser's state for every weight of a language model.
+
+    AdamW keeps two moments in fp32. Muon keeps one for the matrices inside the blocks, and is AdamW
+    for the rest; 8-bit AdamW keeps codes of a byte for these and the head.
+    """
+    params, matrices = config.parameters(), float(config.matmul_parameters())
+    if config.experts:
+        matrices *= config.parameters() / config.active_parameters()
+    if name == "muon":
+        return _ADAMW * (params - matrices) + _MUON * matrices
+    if name == "adamw8bit":
+        if not config.tie_embeddings:
+            matrices += config.vocab_size * config.width
+        return _ADAMW * (params - matrices) + _EIGHT_BIT * matrices
+    return float(_ADAMW * params)
+
+
+def logits_bytes(config: ModelConfig, trained_cells: float, device: str) -> float:
     """Bytes of logits and what is made of them, fp32."""
-    every = micro_batch_tokens * config.vocab_size
-    chunk = min(every, LOGITS_CHUNK["cpu" if device == "cpu" else "cuda"]) * LOGITS_COPIES
-    return FP32 * (chunk + (every if every <= LOGITS_KEPT else 0))
+    every = trained_cells * config.vocab_size
+    chunk = max(LOGITS_CHUNK["cpu" if device == "cpu" else "cuda"], 64 * config.vocab_size)
+    chunk = min(every, chunk)
+    return FP32 * (every + chunk if every <= LOGITS_KEPT else LOGITS_COPIES * chunk)
 
 
-def training_memory(
-    config: ModelConfig,
-    micro_batch_tokens: float,
-    *,
-    device: str = "cpu",
-    shards: int = 1,
-    models: int = 1,
-    frozen_models: int = 0,
-) -> Memory:
-    """What one device holds while it trains.
+@dataclass(frozen=True)
+class Step:
+    """What a step is beside its model and its micro-batch.
 
-    Weights, gradients and AdamW's two moments are fp32; on CUDA activations are bf16 and a bf16
-    copy of the weights lives through a step. `shards` devices divide all that belongs to weights
-    (fully sharded data parallel); the copy then is gathered for two blocks at a time. `models` are
-    trained at a time (PPO: policy and critic), `frozen_models` only read (reference, reward model),
-    in fp32 like all that is loaded.
+    Attributes:
+        device: "cpu", "cuda" or "mps".
+        replicas: processes that hold the same, whose gradients are summed in flat buckets.
+        shards: devices that divide weights, gradients and optimiser state (fully sharded data
+            parallel, Zhao et al., 2023); what a block needs is gathered while it is at work.
+        tensor: devices that divide every matrix, and with it what is between two of them
+            (Shoeybi et al., Megatron-LM, 2019).
+        sequence: whether these also divide what norms and the residual stream hold
+            (Korthikanti et al., 2022).
+        optimiser: its name in the recipe.
+        recompute: whether blocks keep their input alone.
+        models: trained at a time (PPO: policy and critic).
+        frozen_models: only read, in fp32 like all that is loaded (reference, reward model).
+        scores: whether the head is one number wide: no logits.
+        accumulates: whether a step is several micro-batches, so that gradients of all weights are
+            there while the second one is computed.
+        trained_share: share of the weights that are trained; the others have no gradient.
+        average: whether a moving average of the weights is kept.
     """
-    params = config.parameters()
-    width = BF16 if device == "cuda" else FP32
-    cast = BF16 * params if device == "cuda" else 0
-    if shards > 1:
-        cast *= min(1.0, 1 / shards + 2 / config.layers)
-    return Memory(
-        weights=models * (FP32 * params / shards + cast),
-        gradients=models * FP32 * params / shards,
-        optimiser=models * 2 * FP32 * params / shards,
-        activations=models * micro_batch_tokens * activation_elements_per_token(config) * width,
-        logits=logits_bytes(config, micro_batch_tokens, device),
-        others=frozen_models * FP32 * params / shards,
+
+    device: str = "cpu"
+    replicas: int = 1
+    shards: int = 1
+    tensor: int = 1
+    sequence: bool = False
+    optimiser: str = "adamw"
+    recompute: Recompute = "off"
+    models: int = 1
+    frozen_models: int = 0
+    scores: bool = False
+    accumulates: bool = True
+    trained_share: float = 1.0
+    average: bool = False
+
+    @property
+    def width(self) -> int:
+        """Bytes of a number that is computed."""
+        return BF16 if self.device == "cuda" else FP32
+
+
+def step_memory(
+    config: ModelConfig, cells: float, step: Step, trained_cells: float | None = None
+) -> Memory:
+    """What one device holds at the peak of a step on micro-batches of `cells` cells.
+
+    Args:
+        trained_cells: those with a loss, for which logits are made; all unless said.
+    """
+    trained_cells = cells if trained_cells is None else trained_cells
+    kept, working, turn = _activations(config, cells, step)
+    # What the head read and the last norm made is let go of before the last block is walked back.
+    ends = cells * config.width * step.width / (step.tensor if step.sequence else 1)
+    copies = _joined_weights(config, step)
+    whole, single = _gradients(config, step)
+    head = 0 if step.scores else FP32 * config.vocab_size * config.width / step.tensor / step.shards
+    logits = 0.0 if step.scores else logits_bytes(config, trained_cells, step.device) / step.tensor
+    before = whole if step.accumulates else 0.0
+    moments = (
+        # gradients, activations, logits
+        (max(before, head), kept + copies, logits + head),
+        (max(before, head), kept + working + turn + copies + single - ends, 0.0),
+        (whole, turn + copies / config.layers + single, 0.0),
+        (whole, _orthogonalising(config, step), 0.0),
     )
+    gradients, activations, in_logits = max(moments, key=sum)
+    return Memory(
+        weights=step.models * _weights(config, step),
+        gradients=step.models * gradients,
+        optimiser=step.models * state_bytes(config, step),
+        activations=step.models * activations,
+        logits=in_logits,
+        others=step.frozen_models * FP32 * config.parameters() / step.shards / step.tensor,
+    )  # fmt: skip
+
+
+def state_bytes(config: ModelConfig, step: Step) -> float:
+    """Bytes of the optimiser's state for one model."""
+    share = step.trained_share * _parameters(config, step) / config.parameters()
+    return share * optimiser_bytes(config, step.optimiser) / step.shards
+
+
+def _orthogonalising(config: ModelConfig, step: Step) -> float:
+    """Bytes of what Muon makes of the matrices of one shape that it takes together."""
+    if step.optimiser != "muon":
+        return 0.0
+    one = config.width * config.mlp_width
+    alike = one * config.layers * (config.experts or 1) * (2 if config.gated else 1)
+    return _MUON_COPIES * step.width * max(one, min(alike, _MUON_STACK))
+
+
+def _activations(config: ModelConfig, cells: float, step: Step) -> tuple[float, float, float]:
+    """Bytes kept from the forward pass; made again for a block; gradients of a block."""
+    inside = (_attention_elements(config) + _mlp_elements(config)) / step.tensor
+    outside = _norm_elements(config)
+    ends, stream = _end_elements(config), float(config.width)
+    if step.sequence:
+        outside, ends, stream = (each / step.tensor for each in (outside, ends, stream))
+    size = cells * step.width
+    turn = size * _turn_elements(config) / step.tensor
+    if step.recompute == "block":
+        return size * (config.layers * stream + ends), size * (inside + outside - stream), turn
+    return size * (config.layers * (inside + outside) + ends), 0.0, turn
+
+
+def _joined_weights(config: ModelConfig, step: Step) -> float:
+    """Bytes of the matrices that are joined for one product and kept for the backward pass.
+
+    In bf16 they are the copies that `_weights` counts.
+    """
+    if step.device == "cuda":
+        return 0.0
+    joined = config.width * (config.query_width + 2 * config.key_width)
+    if config.gated and not config.experts:
+        joined += 2 * config.width * config.mlp_width
+    layers = 1 if step.recompute == "block" else config.layers
+    return FP32 * layers * joined / step.tensor
+
+
+def own_weights(config: ModelConfig, step: Step) -> float:
+    """Bytes of one model's fp32 weights and their moving average, from the first step to the last.
+
+    Other weights live through a step alone: copies in bf16, and what sharding gathers.
+    """
+    return FP32 * _parameters(config, step) * (2 if step.average else 1) / step.shards
+
+
+def _parameters(config: ModelConfig, step: Step) -> float:
+    """Weights of one model; one that scores has a row for a head."""
+    count = config.parameters()
+    if step.scores:
+        count += config.width - (0 if config.tie_embeddings else config.vocab_size * config.width)
+    return count / step.tensor
+
+
+def _weights(config: ModelConfig, step: Step) -> float:
+    """fp32 weights, their copy in bf16 on CUDA, and what sharding gathers: two blocks and the
+    tables."""
+    params, own = _parameters(config, step), own_weights(config, step)
+    if step.shards > 1:
+        inside = config.non_embedding_parameters() / step.tensor
+        gathered = min(1.0, 2 / config.layers) * inside + params - inside
+        return own + step.width * min(params, gathered)
+    return own + (BF16 * params if step.device == "cuda" else 0)
+
+
+def _gradients(config: ModelConfig, step: Step) -> tuple[float, float]:
+    """Bytes of all gradients, and of those on their way: of a block's largest product, of a block
+    and the tables before sharding divides them, or of a bucket that is summed."""
+    params = step.trained_share * _parameters(config, step)
+    inside = step.trained_share * config.non_embedding_parameters() / step.tensor
+    block = inside / config.layers
+    if step.shards > 1:
+        return FP32 * params / step.shards, FP32 * (block + params - inside)
+    product = config.width * config.mlp_width * (2 if config.gated else 1) / step.tensor
+    bucket = min(params, _BUCKET) if step.replicas > 1 else 0.0
+    return FP32 * params, FP32 * max(bucket, min(block, step.trained_share * product))
+
+
+def training_memory(config: ModelConfig, micro_batch_tokens: float, **step: Any) -> Memory:
+    """`step_memory` with the fields of `Step` as keywords."""
+    return step_memory(config, micro_batch_tokens, Step(**step))
 
 
 def rollout_memory(
@@ -104,9 +341,7 @@ def rollout_memory(
     return 2.0 * config.layers * config.key_width * sequences * tokens * width
 
 
-def largest_micro_batch(
-    config: ModelConfig, budget: float, *, device: str = "cpu", shards: int = 1, models: int = 1
-) -> int:
+def largest_micro_batch(config: ModelConfig, budget: float, step: Step = Step()) -> int:
     """Tokens that fit `budget` bytes in one forward and backward pass; 0 when not even one does.
 
     Memory rises with the tokens but for one place: just past it logits are made again and no
@@ -115,7 +350,7 @@ def largest_micro_batch(
     """
 
     def holds(tokens: int) -> bool:
-        return _step(config, tokens, device, shards, models) <= budget
+        return step_memory(config, tokens, step).total <= budget
 
     unkept = LOGITS_KEPT // config.vocab_size + 1
     fits, beyond = (unkept, _MOST_TOKENS + 1) if holds(unkept) else (0, unkept)
@@ -123,7 +358,3 @@ def largest_micro_batch(
         middle = (fits + beyond) // 2
         fits, beyond = (middle, beyond) if holds(middle) else (fits, middle)
     return fits
-
-
-def _step(config: ModelConfig, tokens: int, device: str, shards: int, models: int) -> float:
-    return training_memory(config, tokens, device=device, shards=shards, models=models).total

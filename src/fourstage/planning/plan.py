@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fourstage.model.config import ModelConfig
 from fourstage.planning.facts import DataFacts, RowTokens, row_tokens
 from fourstage.planning.flops import Work, measuring_work, training_work
-from fourstage.planning.memory import Memory, rollout_memory, training_memory
+from fourstage.planning.memory import Step, rollout_memory, step_memory
 from fourstage.planning.resolve import model_config, resolve
 from fourstage.planning.rules import Derived
 from fourstage.planning.speed import Speed, Trial, measure
-from fourstage.recipe import PARTS, STAGES, Recipe
+from fourstage.planning.steps import Laid, largest_fit, layouts, stage_step
+from fourstage.recipe import PARTS, STAGES, Compute, Recipe
 
 if TYPE_CHECKING:
     import torch
 
-# Share of a device's memory that a plan may fill.
-USABLE = 0.8
+# Share of a device's memory that a plan may fill unless the recipe says.
+USABLE = Compute().memory
 
 # Preparation on one core, counted on the embedded world and on 4 MB of English prose: rows a second
 # by origin, bytes a second of text read, cleaned and encoded, and of a vocabulary trained.
@@ -87,6 +88,7 @@ class Plan:
     Attributes:
         recipe: resolved. derived: what resolving it filled in.
         start_seconds: what is no stage's time, such as training the vocabulary.
+        layouts: the memory of the stage that takes most, by layout and by what is computed again.
     """
 
     recipe: Recipe
@@ -96,6 +98,7 @@ class Plan:
     stages: dict[str, StagePlan]
     derived: list[Derived]
     start_seconds: float
+    layouts: list[Laid]
 
     @property
     def seconds(self) -> float:
@@ -126,7 +129,7 @@ class Plan:
     def fits(self) -> bool:
         """Whether the largest stage leaves a device some of its memory, where that is known."""
         memory = self.facts.memory_bytes
-        return memory is None or self.memory_bytes <= USABLE * memory
+        return memory is None or self.memory_bytes <= self.recipe.compute.memory * memory
 
     def to_json(self) -> dict[str, Any]:
         """The content of plan.json."""
@@ -141,6 +144,7 @@ class Plan:
                 "memory_bytes": round(self.memory_bytes),
             },
             "parameters": self.config.parameters(),
+            "active_parameters": self.config.active_parameters(),
             "machine": self.speed.to_json() | {"memory_bytes": self.facts.memory_bytes},
             "derived": [{"key": d.key, "value": d.value, "rule": d.rule} for d in self.derived],
         }
@@ -161,14 +165,16 @@ def make_plan(
     config = model_config(resolved, facts.vocab_size)
     planner = _Planner(resolved, config, facts, speed)
     wanted = set(recipe.needed() if stages is None else stages)
+    planned = {stage: planner.stage(stage) for stage in STAGES if stage in wanted}
     return Plan(
         recipe=resolved,
         config=config,
         speed=speed,
         facts=facts,
-        stages={stage: planner.stage(stage) for stage in STAGES if stage in wanted},
+        stages=planned,
         derived=derived,
         start_seconds=planner.start_seconds(),
+        layouts=planner.layouts(max(planned, key=lambda stage: planned[stage].memory_bytes)),
     )
 
 
@@ -235,24 +241,33 @@ class _Planner:
 
     def _memory(self, stage: str, work: Work) -> float:
         """Peak of a stage: in its updates, or where larger while responses are drawn."""
-        config, facts, rl = self.config, self.facts, self.recipe.rl
-        cells = (work.trained or work.trained_scalar) / max(1.0, work.updates)
-        micro = min(self.recipe.stage(stage).micro_batch_tokens or cells, cells)
-        held: Memory = training_memory(
-            config,
-            micro,
-            device=facts.device,
-            shards=facts.devices,
-            models=2 if stage == "rl" and rl.algorithm == "ppo" else 1,
-            frozen_models=2 if stage == "rl" else 0,
-        )
-        if stage == "reward":
-            return held.total - held.logits
+        config, rl = self.config, self.recipe.rl
+        cells = self._micro_batch(stage, work)
+        held = step_memory(config, cells, self._step(stage))
         if stage != "rl":
             return held.total
         rows, longest = rl.rollout_batch or 0, self.rows.prompt + (rl.max_new_tokens or 0)
-        cache = rollout_memory(config, rows, int(longest), device=facts.device)
+        cache = rollout_memory(config, rows, int(longest), device=self.facts.device)
         return max(held.total, held.weights + held.optimiser + held.others + cache)
+
+    def _micro_batch(self, stage: str, work: Work) -> float:
+        """Cells of the largest micro-batch."""
+        cells = (work.trained or work.trained_scalar) / max(1.0, work.updates)
+        return min(self.recipe.stage(stage).micro_batch_tokens or cells, cells)
+
+    def _step(self, stage: str) -> Step:
+        """The stage's step, with blocks computed again where the memory asks for it."""
+        step = stage_step(self.recipe, stage, self.facts)
+        if self.recipe.compute.recompute == "auto" and self.facts.device == "cuda":
+            fit = largest_fit(self.config, self.recipe, stage, self.facts)
+            return replace(step, recompute=fit.recompute)
+        return step
+
+    def layouts(self, stage: str) -> list[Laid]:
+        """What a step of a stage holds, by layout and by what is computed again."""
+        cells = self._micro_batch(stage, training_work(self.recipe, stage, self.rows))
+        devices = max(self.speed.devices, self.facts.devices)
+        return layouts(self.config, cells, stage_step(self.recipe, stage, self.facts), devices)
 
     def _preparing(self, stage: str) -> float:
         """Seconds of the stage's data: written out, made from the text, or read."""
@@ -282,9 +297,7 @@ class _Planner:
         return self.speed.source == "data sheet"
 
     def _text_bytes(self) -> float:
-        pretrain = self.recipe.pretrain
-        tokens = (pretrain.steps or 0) * (pretrain.batch_tokens or 0)
-        return self.facts.text_bytes or tokens * _BYTES_PER_TOKEN
+        return self.facts.text_bytes or self.recipe.pretrain.drawn_tokens() * _BYTES_PER_TOKEN
 
     def start_seconds(self) -> float:
         if self.recipe.data.pretrain == "world" or self.facts.vocab_size or self._prepared_before:

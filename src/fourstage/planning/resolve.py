@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
+from fourstage.errors import InputError
 from fourstage.model.config import ModelConfig
+from fourstage.model.families import FAMILIES
 from fourstage.planning import rules
+from fourstage.planning.architecture import DEFAULTS, SIZES, options_of
 from fourstage.planning.facts import DataFacts, RowTokens, row_tokens, training_text_tokens
-from fourstage.planning.memory import largest_micro_batch
-from fourstage.planning.rules import Derived, Ruled
+from fourstage.planning.rules import Derived, Ruled, shown
 from fourstage.planning.shapes import (
     WORLD_VOCABULARY,
     Target,
     context_for,
+    head_width_for,
     shape_for,
 )
+from fourstage.planning.steps import Fit, largest_fit
 from fourstage.recipe import STAGES, Recipe, recipe_from
+from fourstage.recipe.ramp import BatchRamp, StepCells
 
-_SHAPE = ("layers", "width", "heads", "kv_heads", "mlp_width", "head_width", "tie_embeddings")
 # A micro-batch on a CPU: beyond it nothing gets faster, and what is stored leaves the caches.
 _CPU_MICRO_BATCH = 4096
 _USUAL_PARAMS = 1_000_000
-# Share of a device's memory that is planned with.
-_USABLE = 0.8
+# Width of the 1M shape, which the rules of the learning rates were set on.
+_BASE_WIDTH = 128
 
 
 def resolve(recipe: Recipe, facts: DataFacts | None = None) -> tuple[Recipe, list[Derived]]:
@@ -54,9 +60,12 @@ def model_config(recipe: Recipe, vocab_size: int | None = None) -> ModelConfig:
     Raises:
         InputError: the sizes do not fit one another.
     """
-    sizes = recipe.model.model_dump(exclude={"params"})
+    section = recipe.model.model_dump()
+    sizes = {name: section[name] for name in (*SIZES, "context")}
     sizes["head_width"] = sizes["head_width"] or 0
-    return ModelConfig(vocab_size=vocab_size or recipe.tokenizer.vocab_size or 0, **sizes)
+    options = options_of(section, sizes["layers"], sizes["context"])
+    vocabulary = vocab_size or recipe.tokenizer.vocab_size or 0
+    return ModelConfig(vocab_size=vocabulary, **sizes, **options)
 
 
 class _Filling:
@@ -69,6 +78,8 @@ class _Filling:
         self.derived: list[Derived] = []
         self.config: ModelConfig
         self.params: float
+        # Parameters at the width that learning rates are for.
+        self.rated: float
 
     def fill(self, key: str, value: Any, rule: str) -> Any:
         """Sets `key` where it is open; returns what holds then."""
@@ -89,10 +100,8 @@ class _Filling:
         """Vocabulary and shape, from the parent's, the sizes given or the number of parameters."""
         given = self.recipe.model
         if self.facts.model is not None:
-            parent = self.facts.model.to_json()
-            self.fill("tokenizer.vocab_size", parent.pop("vocab_size"), "of the parent model")
-            for name, value in parent.items():
-                self.fill(f"model.{name}", value, "of the parent model")
+            self._parent(self.facts.model)
+        self._options()
         params: float = given.params or _USUAL_PARAMS
         if given.params is None and given.layers and given.width:
             params = max(1000.0, 12.0 * given.layers * given.width**2)
@@ -103,6 +112,7 @@ class _Filling:
         )
         self.fill("tokenizer.vocab_size", vocabulary, "of the tokenizer")
         self.fill("model.context", context_for(params), "256 tokens when small, 2,048 from 100M on")
+        self._scale_with_width()
         sizes = self.values["model"]
         self.config = shape_for(
             Target(
@@ -111,11 +121,65 @@ class _Filling:
                 sizes["context"],
                 sizes["activation"],
                 sizes["qk_norm"],
-                **{name: sizes[name] for name in _SHAPE},
+                **{name: sizes[name] for name in SIZES},
+                options=options_of(sizes, 0, sizes["context"]) | {"windows": ()},
             )
         )
+        windows = options_of(sizes, self.config.layers, sizes["context"])["windows"]
+        self.config = dataclasses.replace(self.config, windows=windows)
         self.params = self.config.parameters()
+        self.rated = self._rated_parameters()
         self._fill_shape()
+
+    def _parent(self, parent: ModelConfig) -> None:
+        """Sizes and options of the model that is gone on from; those that are usual unsaid."""
+        sizes = self.values["model"]
+        plain = dataclasses.replace(parent, **DEFAULTS).to_json()
+        values = parent.to_json()
+        self.fill("tokenizer.vocab_size", values.pop("vocab_size"), "of the parent model")
+        if sizes["window"] is not None:
+            del values["windows"]
+        for name, value in values.items():
+            if name not in DEFAULTS or value != plain[name]:
+                self.fill(f"model.{name}", value, "of the parent model")
+
+    def _options(self) -> None:
+        """Options left open: the family's, else those of a Llama with QK-norm."""
+        sizes = self.values["model"]
+        if self.facts.model is None and sizes["family"] is not None:
+            for name, value in FAMILIES[sizes["family"]].items():
+                self.fill(f"model.{name}", value, f"of the family {sizes['family']}")
+        for name, value in DEFAULTS.items():
+            if sizes[name] is None and name not in ("family", "windows"):
+                sizes[name] = value
+        if sizes["experts"]:
+            self.fill("model.balance_loss", 0.01, "Fedus et al., Switch Transformers, 2022")
+            self.fill("model.router_z_loss", 0.001, "Zoph et al., ST-MoE, 2022")
+
+    def _scale_with_width(self) -> None:
+        """What muP asks of a shape: a base, heads of the base's width, and a head of its own."""
+        if self.recipe.model.width_scaling == "standard":
+            return
+        base = self.fill("model.base_width", _BASE_WIDTH, "of the 1M shape that rates were set on")
+        self.fill("model.head_width", head_width_for(base), "the base's: wider models have more")
+        self.fill("model.tie_embeddings", False, "the head learns at another rate than the table")
+
+    def _rated_parameters(self) -> float:
+        """Parameters of the shape at its base width: matrices go with its square."""
+        base = self.values["model"]["base_width"]
+        if base is None:
+            return self.params
+        ratio = base / self.config.width
+        tables = self.params - self.config.non_embedding_parameters()
+        return tables * ratio + (self.params - tables) * ratio**2
+
+    def rate(self, stage: str, rule: Callable[[float], Ruled]) -> float:
+        """The learning rate of a stage by its rule, for the width that rates are for."""
+        ruled = rule(self.rated)
+        if self.values["model"]["base_width"] is not None:
+            carried = f"; {shown(int(self.rated))} parameters at base_width, carried on by muP"
+            ruled = Ruled(ruled.value, ruled.rule + carried)
+        return self.by_rule(f"{stage}.learning_rate", ruled)
 
     def _vocabulary(self, params: float) -> Ruled:
         ruled = rules.vocabulary_size(params, self.facts.text_bytes)
@@ -135,7 +199,7 @@ class _Filling:
             "head_width": "32 up to width 256, 64 up to 2,048, then 128",
             "tie_embeddings": "shared when two tables would be over 40% of the parameters",
         }
-        for name in _SHAPE:
+        for name in SIZES:
             self.fill(f"model.{name}", getattr(self.config, name), why[name])
 
     def data(self) -> None:
@@ -168,22 +232,40 @@ class _Filling:
             limits = [self.by_rule("pretrain.tokens", optimal)]
         tokens = min((limit for limit in limits if limit), default=None)
         batch = self.by_rule("pretrain.batch_tokens", rules.batch_tokens(self.params, tokens))
-        self._steps("pretrain", tokens, batch)
-        total = self.values["pretrain"]["steps"] * batch
+        course = StepCells(batch, self._ramp(batch))
+        self._steps("pretrain", tokens, course)
+        total = course.begin(self.values["pretrain"]["steps"])
         if self.recipe.data.pretrain == "world":
             documents = math.ceil(1.1 * total / self.rows.document)
             self.fill("world.documents", documents, "each is seen once at most")
-        self.by_rule("pretrain.learning_rate", rules.learning_rate(self.params))
+        self.rate("pretrain", rules.learning_rate)
 
-    def _steps(self, stage: str, tokens: float | None, batch: int) -> None:
+    def _ramp(self, batch: int) -> BatchRamp | None:
+        """The ramp asked for, if it is one for this batch and context.
+
+        Raises:
+            InputError: the batch starts below the context, or above what it grows to.
+        """
+        ramp, least = self.recipe.pretrain.batch_ramp, min(self.config.context, batch)
+        if ramp is None or least <= ramp.from_tokens <= batch:
+            return ramp
+        raise InputError(
+            f"pretrain.batch_ramp.from_tokens={ramp.from_tokens} is no start of a ramp: write a "
+            f"number from {least} (model.context) to {batch} (pretrain.batch_tokens)"
+        )
+
+    def _steps(self, stage: str, tokens: float | None, course: StepCells) -> None:
         """Steps that reach `tokens`, never more than the steps given."""
         given = self.values[stage]["steps"]
         if tokens is None:
-            self.fill(f"{stage}.tokens", given * batch, "steps x batch_tokens")
+            self.fill(f"{stage}.tokens", course.begin(given), "steps x batch_tokens")
             return
-        steps = max(1, math.ceil(tokens / batch))
+        steps = max(1, course.steps_for(tokens))
         self.fill(f"{stage}.tokens", int(tokens), "epochs x the tokens of the data")
-        self._set_steps(stage, steps, "tokens / batch_tokens")
+        grows = course.least < course.batch_tokens
+        self._set_steps(
+            stage, steps, "tokens / batch_tokens" + (", more while it grows" if grows else "")
+        )
 
     def _set_steps(self, stage: str, steps: int, rule: str) -> None:
         given = self.values[stage]["steps"]
@@ -207,8 +289,8 @@ class _Filling:
         tokens = min((limit for limit in (stage.tokens, by_epochs) if limit), default=None)
         likely = tokens or 1e9
         batch = self.by_rule("sft.batch_tokens", rules.fine_tuning_batch(self.params, likely))
-        self._steps("sft", tokens, batch)
-        self.by_rule("sft.learning_rate", rules.sft_rate(self.params))
+        self._steps("sft", tokens, StepCells(batch))
+        self.rate("sft", rules.sft_rate)
 
     def reward(self) -> None:
         stage, rows = self.recipe.reward, self.rows
@@ -224,7 +306,7 @@ class _Filling:
         steps = min((limit for limit in limits if limit), default=None)
         if steps is not None:
             self._set_steps("reward", max(1, steps), "epochs x comparisons / pairs_per_step")
-        self.by_rule("reward.learning_rate", rules.reward_rate(self.params))
+        self.rate("reward", rules.reward_rate)
 
     def rl(self) -> None:
         stage, rows = self.recipe.rl, self.rows
@@ -249,7 +331,7 @@ class _Filling:
         steps = max(1, math.ceil(episodes / batch)) * an_iteration
         self._set_steps("rl", steps, "episodes / rollout_batch x epochs x minibatches")
         self.fill("rl.max_new_tokens", self.config.context // 4, "a quarter of the context")
-        rate = self.by_rule("rl.learning_rate", rules.rl_rate(self.params))
+        rate = self.rate("rl", rules.rl_rate)
         self.fill("rl.critic_learning_rate", rate, "the policy's")
 
     def course(self, stage: str) -> None:
@@ -274,14 +356,13 @@ class _Filling:
         if device == "cpu":
             size, rule = _CPU_MICRO_BATCH, "what stays in a CPU's caches"
         else:
-            models = 2 if stage == "rl" and self.recipe.rl.algorithm == "ppo" else 1
-            budget = _USABLE * (self.facts.memory_bytes or 80e9)
-            shards = self.facts.devices
-            fits = largest_micro_batch(
-                self.config, budget, device=device, shards=shards, models=models
-            )
-            size = min(2**17, fits)
-            rule = f"what fits {_USABLE:.0%} of a device's memory"
+            fit = largest_fit(self.config, recipe_from(self.values), stage, self.facts)
+            size, rule = fit.micro_batch_tokens, _what_fits(self.recipe.compute.memory, fit)
         self.fill(
             f"{stage}.micro_batch_tokens", int(max(self.config.context, min(batch, size))), rule
         )
+
+
+def _what_fits(share: float, fit: Fit) -> str:
+    again = ", with blocks computed again in the backward pass" if fit.recompute == "block" else ""
+    return f"what fits {share:.0%} of a device's memory{again}"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from fourstage.model.config import Activation, ModelConfig
+from fourstage.model.config import GATED, Activation, ModelConfig
 from fourstage.planning.published import Points, through
 
 # parameters -> width / layers. 32 at 1M (4 layers of 128), 64 in GPT-3 Small, 128 from LLaMA-7B on.
@@ -41,7 +42,7 @@ def kv_heads_for(heads: int, params: float) -> int:
 
 def mlp_width_for(width: int, activation: str) -> int:
     """8/3 of the width with a gate, 4 times without: the same number of weights."""
-    if activation == "relu2":
+    if activation not in GATED:
         return 4 * width
     unit = 256 if width >= 2048 else 32
     return math.ceil(8 * width / 3 / unit) * unit
@@ -49,7 +50,10 @@ def mlp_width_for(width: int, activation: str) -> int:
 
 @dataclass(frozen=True)
 class Target:
-    """What a shape is searched for, and what of it is already fixed (None: free)."""
+    """What a shape is searched for, and what of it is already fixed (None: free).
+
+    `options` are any others of `ModelConfig`.
+    """
 
     params: float
     vocab_size: int
@@ -63,6 +67,7 @@ class Target:
     kv_heads: int | None = None
     mlp_width: int | None = None
     head_width: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def complete(target: Target, width: int, layers: int) -> ModelConfig:
@@ -84,6 +89,7 @@ def complete(target: Target, width: int, layers: int) -> ModelConfig:
         "head_width": head_width,
         "activation": target.activation,
         "qk_norm": target.qk_norm,
+        **target.options,
     }
     if target.tie_embeddings is not None:
         return ModelConfig(**sizes, tie_embeddings=target.tie_embeddings)

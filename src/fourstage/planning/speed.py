@@ -158,7 +158,7 @@ def measure(
 
     from fourstage.model.transformer import Transformer
 
-    shape, batch_tokens = _cut(config, trial.batch_tokens, _MOST_FLOPS[device.type])
+    shape, batch_tokens = cut(config, trial.batch_tokens, _MOST_FLOPS[device.type])
     # Creating modules draws from the global stream, which a run may be about to use.
     with torch.random.fork_rng(devices=[]):
         model = Transformer(shape).initialise(0).to(device)
@@ -186,7 +186,7 @@ def measure(
     return speed.scaled(shape, config)
 
 
-def _cut(config: ModelConfig, batch_tokens: int, most_flops: float) -> tuple[ModelConfig, int]:
+def cut(config: ModelConfig, batch_tokens: int, most_flops: float) -> tuple[ModelConfig, int]:
     """A shape and a batch whose training step is at most `most_flops`, as near as halving gets."""
     least = min(batch_tokens, 512)
     while config.flops_per_token() * least > most_flops:

@@ -1,13 +1,25 @@
 """The typed recipe: what a run is a function of."""
 
 from fourstage.recipe.loading import load, recipe_from, shipped, shipped_text
-from fourstage.recipe.schema import PARTS, RL, STAGES, Model, Recipe, Reward, Stage
+from fourstage.recipe.schema import (
+    PARTS,
+    RL,
+    STAGES,
+    Compute,
+    Model,
+    Parallel,
+    Recipe,
+    Reward,
+    Stage,
+)
 
 __all__ = [
     "PARTS",
     "RL",
     "STAGES",
+    "Compute",
     "Model",
+    "Parallel",
     "Recipe",
     "Reward",
     "Stage",

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from fourstage.errors import InputError
+from fourstage.recipe.architecture import Architecture
 from fourstage.recipe.data import (
     Count,
     Data,
@@ -19,9 +20,12 @@ from fourstage.recipe.data import (
     Section,
 )
 from fourstage.recipe.numbers import Real, Seconds, Whole
+from fourstage.recipe.ramp import BatchRamp, StepCells
 
 OpenFraction = Annotated[Real, Field(ge=0, lt=1)]
 Schedule = Literal["cosine", "linear", "wsd", "constant"]
+OptimiserName = Literal["adamw", "muon", "adamw8bit"]
+OnSpike = Literal["warn", "skip", "rollback", "lower_rate"]
 STAGES = ("pretrain", "sft", "reward", "rl")
 # stage -> the part of `data` that it is made from.
 PARTS = {"pretrain": "pretrain", "sft": "sft", "reward": "preferences", "rl": "prompts"}
@@ -39,6 +43,11 @@ def _digits(value: Any) -> Any:
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
+def _switch(value: Any) -> Any:
+    """`on` and `off`, which YAML reads as true and false."""
+    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
+
 class TokenizerSection(Section):
     """The vocabulary: trained on the text, or a folder with a tokenizer.json.
 
@@ -52,22 +61,34 @@ class TokenizerSection(Section):
     digits: Annotated[Literal[1, 3], BeforeValidator(_digits)] = 1
 
 
-class Model(Section):
-    """The shape: a target number of parameters, or any of its sizes."""
+class Model(Architecture):
+    """The shape: a target number of parameters or any of its sizes, and options.
 
-    params: Annotated[Whole, Field(ge=1000)] | None = None
-    layers: PositiveInt | None = None
-    width: PositiveInt | None = None
-    heads: PositiveInt | None = None
-    kv_heads: PositiveInt | None = None
-    mlp_width: PositiveInt | None = None
-    context: Annotated[Whole, Field(ge=8)] | None = None
-    head_width: Annotated[Whole, Field(ge=2, multiple_of=2)] | None = None
-    rope_theta: Positive = 10000.0
-    norm_eps: Positive = 1e-6
-    activation: Literal["swiglu", "relu2"] = "swiglu"
-    qk_norm: bool = True
-    tie_embeddings: bool | None = None
+    With `width_scaling: mup` learning rates are those of a model of `base_width`, and serve at any
+    width.
+    """
+
+    width_scaling: Literal["standard", "mup"] = "standard"
+    base_width: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _widths_scale(self) -> Model:
+        if self.width_scaling == "standard" and self.base_width is not None:
+            raise ValueError(
+                f"base_width={self.base_width} is of width_scaling=mup: write that too, or leave "
+                "base_width out"
+            )
+        if self.width_scaling == "mup" and self.tie_embeddings:
+            raise ValueError(
+                "tie_embeddings=true shares one table where width_scaling=mup needs two rates: "
+                "write tie_embeddings=false"
+            )
+        return self
+
+    @property
+    def width_ratio(self) -> float:
+        """Width over that which learning rates are for; of a resolved recipe."""
+        return (self.width or 1) / self.base_width if self.base_width else 1.0
 
 
 class Stage(Section):
@@ -76,6 +97,9 @@ class Stage(Section):
     `tokens`, `epochs` and `steps` say how long it trains: one is enough, and where several are
     given the first to be reached ends the stage. Counts named `..._every` are in steps; 0 is
     never, as it is for `clip`, `ema` and `checkpoint_seconds`.
+
+    `on_spike` is what is done when the loss or the gradient norm is more than `spike_deviations`
+    robust deviations above the median of the last `spike_window` steps.
     """
 
     source_model: str | None = Field(default=None, alias="from")
@@ -84,10 +108,12 @@ class Stage(Section):
     steps: PositiveInt | None = None
     batch_tokens: PositiveInt | None = None
     micro_batch_tokens: PositiveInt | None = None
+    optimiser: OptimiserName = "adamw"
     learning_rate: Annotated[Real, Field(gt=0, le=1)] | None = None
     schedule: Schedule | None = None
     warmup_steps: Count | None = None
     final_fraction: Fraction | None = None
+    decay_fraction: Fraction = 0.2
     weight_decay: NonNegative | None = None
     beta1: OpenFraction = 0.9
     beta2: OpenFraction = 0.95
@@ -100,10 +126,42 @@ class Stage(Section):
     checkpoint_seconds: Annotated[Seconds, Field(ge=0)] = 60.0
     keep_checkpoints: PositiveInt = 2
     log_every: PositiveInt | None = None
+    watch_every: Count | None = None
+    on_spike: OnSpike = "warn"
+    spike_deviations: Positive = 6.0
+    spike_window: Annotated[Whole, Field(ge=8)] = 128
+    rollback_steps: PositiveInt = 100
+    most_rollbacks: PositiveInt = 3
+    lowered_rate: Annotated[Real, Field(gt=0, lt=1)] = 0.5
 
 
 class Pretrain(Stage):
-    """Next-token prediction on raw text."""
+    """Next-token prediction on raw text.
+
+    `z_loss` is the coefficient of `log(Z)^2` beside the loss, which holds logits near 0 (PaLM:
+    1e-4). With `batch_ramp` the first steps read less than `batch_tokens`.
+    """
+
+    z_loss: NonNegative = 0.0
+    batch_ramp: BatchRamp | None = None
+
+    @model_validator(mode="after")
+    def _the_batch_grows(self) -> Pretrain:
+        ramp, batch = self.batch_ramp, self.batch_tokens
+        if ramp is not None and batch is not None and ramp.from_tokens > batch:
+            raise ValueError(
+                f"batch_ramp.from_tokens={ramp.from_tokens} is more than batch_tokens={batch}: "
+                f"write less, such as {max(1, batch // 8)}"
+            )
+        return self
+
+    def step_cells(self) -> StepCells:
+        """What each step reads; of a resolved recipe."""
+        return StepCells(self.batch_tokens or 1, self.batch_ramp)
+
+    def drawn_tokens(self) -> int:
+        """Tokens that all its steps read; of a resolved recipe."""
+        return self.step_cells().begin(self.steps or 0)
 
 
 class Sft(Stage):
@@ -177,6 +235,47 @@ class Evaluation(Section):
     prompts: PositiveInt = 500
 
 
+class Compute(Section):
+    """How the machine is used. Nothing here is part of a stage: changing it repeats none.
+
+    Attributes:
+        precision: of matrix products; `auto` is bf16 on CUDA and fp32 elsewhere.
+        compile: `auto` where it pays.
+        workers: copies of the model that threads of a CPU work with.
+        recompute: whether the backward pass makes each block's activations again instead of
+            keeping them; `auto` where they would not fit.
+        memory: share of a device's memory that is planned with.
+        tune: whether anything is chosen by measuring: the micro-batch that fits, kernels, workers.
+        prefetch: whether a thread draws the next batch while a step computes; `auto` on CUDA.
+    """
+
+    precision: Literal["auto", "fp32", "bf16", "fp8"] = "auto"
+    compile: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = "auto"
+    workers: PositiveInt | None = None
+    recompute: Annotated[Literal["auto", "off", "block"], BeforeValidator(_switch)] = "auto"
+    memory: Annotated[Real, Field(gt=0, le=1)] = 0.8
+    tune: bool = True
+    prefetch: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = "auto"
+
+
+class Parallel(Section):
+    """How a model lies over the processes of torchrun; no part of a stage.
+
+    What is left out is derived: `replicate x shard x tensor` is the number of processes.
+
+    Attributes:
+        replicate: whole copies, each on its own part of a batch.
+        shard: processes that each keep a part of every weight, gradient and moment (ZeRO-3).
+        tensor: processes that share each matrix product.
+        sequence: whether those also share out the norms between products, by cells.
+    """
+
+    replicate: PositiveInt | None = None
+    shard: PositiveInt | None = None
+    tensor: PositiveInt | None = None
+    sequence: bool = False
+
+
 class Recipe(Section):
     """Data, tokenizer, model and the four stages."""
 
@@ -192,6 +291,8 @@ class Recipe(Section):
     reward: Reward = Reward()
     rl: RL = RL()
     evaluation: Evaluation = Evaluation()
+    compute: Compute = Compute()
+    parallel: Parallel = Parallel()
 
     def needed(self) -> list[str]:
         """The stages that a whole run works on: the last one and all that it is made from.

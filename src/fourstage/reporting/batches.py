@@ -60,7 +60,7 @@ def stage_batch(run: Path, stage: str, step: int | None = None) -> tuple[Batch, 
     cells = _told(recipe.stage(stage).batch_tokens, f"{stage}.batch_tokens")
     if stage == "sft":
         return ExampleSource(store, cells, recipe.seed).batch(step or 0), False
-    documents = text_source(recipe, store, cells, context_of(run, recipe))
+    documents = text_source(recipe, store, recipe.pretrain.step_cells(), context_of(run, recipe))
     return documents.batch(step or 0), False
 
 

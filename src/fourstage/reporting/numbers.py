@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from fourstage.reporting.html import Markup, escape, join, tag
+
+if TYPE_CHECKING:
+    from fourstage.model.config import ModelConfig
 
 NONE = "–"
 SPACE = "\u202f"  # narrow, never broken
@@ -71,6 +74,13 @@ def compact(value: float | None) -> str:
             text = f"{scaled:.{digits}f}"
             return f"{text.rstrip('0').rstrip('.') if '.' in text else text}{SPACE}{letter}"
     return figures(value, 0 if float(value).is_integer() else None)
+
+
+def parameters(config: ModelConfig) -> str:
+    """`46.7 B parameters (12.9 B a token)`: all, and of a mixture those that a token meets."""
+    active = config.active_parameters()
+    met = f" ({compact(active)} a token)" if config.experts else ""
+    return f"{compact(config.parameters())} parameters{met}"
 
 
 def duration(seconds: float | None) -> str:

@@ -13,11 +13,14 @@ from torch import nn
 from fourstage.evaluation.estimates import Numbers
 from fourstage.evaluation.responses import Chat
 from fourstage.files import read_json, write_json
+from fourstage.memory import PeakMemory
 from fourstage.model.transformer import Transformer
 from fourstage.parallel.group import Group
+from fourstage.parallel.mesh import Mesh
 from fourstage.recipe import Recipe
 from fourstage.training.clock import StageClock
 from fourstage.training.contracts import Guard, Source
+from fourstage.training.fitting import Measured
 from fourstage.training.settings import TrainSettings
 from fourstage.training.trainer import Trainer, TrainResult
 
@@ -35,6 +38,9 @@ class StageContext:
         parents: role ("from", "reward_model", ...) -> model folder the stage reads.
         clock: counts the stage's seconds over all processes that worked on it.
         group: the processes that train together; only one of them measures and writes.
+        mesh: how models lie on them; unless said, each holds all of a model.
+        measured: what was chosen by measuring, kept in run.json.
+        memory: the most that the stage holds, and what was held before it.
     """
 
     recipe: Recipe
@@ -47,6 +53,11 @@ class StageContext:
     clock: StageClock
     say: Callable[[str], None] = print
     group: Group = field(default_factory=Group)
+    mesh: Mesh | None = None
+    measured: Measured = field(default_factory=Measured)
+
+    def __post_init__(self) -> None:
+        self.memory = PeakMemory(self.device)
 
     @property
     def section(self) -> Any:
@@ -65,6 +76,10 @@ class StageContext:
         names = TrainSettings.__dataclass_fields__.keys() & type(self.section).model_fields.keys()
         told = {name: getattr(self.section, name) for name in names}
         given: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
+        compute = self.recipe.compute
+        given["prefetch"] = {"on": True, "off": False}.get(compute.prefetch)
+        given |= {name: getattr(compute, name) for name in ("recompute", "memory", "tune")}
+        given["width_ratio"] = self.recipe.model.width_ratio
         together: dict[str, Any] = {**given, "seed": self.seed, **others}
         return TrainSettings(**together)
 
@@ -95,6 +110,8 @@ class StageContext:
             floor=floor,
             clock=self.clock,
             group=self.group,
+            mesh=self.mesh,
+            measured=self.measured,
         )
         return trainer.train()
 

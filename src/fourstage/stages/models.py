@@ -46,7 +46,8 @@ def starting_model(context: StageContext) -> Transformer:
     if folder is not None:
         return language_model(folder, context)
     config = model_config(context.recipe, context.tokenizer.vocab_size)
-    return Transformer(config).initialise(context.seed).to(context.device)
+    model = Transformer(config).initialise(context.seed, context.recipe.model.width_ratio)
+    return model.to(context.device)
 
 
 def language_model(folder: Path, context: StageContext) -> Transformer:
@@ -141,4 +142,6 @@ def results(context: StageContext, numbers: Numbers, trained: TrainResult) -> di
         "seconds": round(context.clock.seconds, 3),
         "tokens": trained.tokens,
         "flops": trained.flops,
+        "peak_memory_bytes": round(context.memory.bytes),
+        "memory_bytes": round(context.memory.bytes - context.memory.before),
     }

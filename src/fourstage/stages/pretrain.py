@@ -28,9 +28,10 @@ _WATCHED = 200
 def run(context: StageContext) -> dict[str, Any]:
     """Trains the base model; the content of results.json."""
     data, section = context.data / "pretrain", context.section
+    routing = context.recipe.model.routing_losses
     model = starting_model(context)
     store = Store.open(data / "train")
-    source = text_source(context.recipe, store, section.batch_tokens, model.config.context)
+    source = text_source(context.recipe, store, section.step_cells(), model.config.context)
     mixture = _mixture(context, store)
     documents = held_out_documents(context, context.recipe.evaluation.documents)
     texts = [document["text"] for document in documents]
@@ -38,7 +39,7 @@ def run(context: StageContext) -> dict[str, Any]:
     only = [] if context.recipe.data.overlap else [trains_only(every_token)]
     trained = context.train(
         model,
-        NextToken(),
+        NextToken(section.z_loss, *routing),
         source,
         guards=[*only, documents_do_not_leak()],
         validate=lambda: _watch(model, context, documents[:_WATCHED]),

@@ -33,6 +33,7 @@ from fourstage.objectives.grpo import GRPO
 from fourstage.objectives.logprobs import logprobs
 from fourstage.objectives.objective import Objective
 from fourstage.objectives.ppo import PPO
+from fourstage.recipe import RL
 from fourstage.stages.context import StageContext
 from fourstage.stages.datafiles import held_out_tasks, sample_tasks, training_tasks
 from fourstage.stages.models import frozen, language_model, results, reward_model, save, scorer
@@ -69,10 +70,11 @@ def run(context: StageContext) -> dict[str, Any]:
         section,
         context.seed,
         _pretraining_mix(context, players.reference),
+        context.group,
     )
     trained = context.train(
         players.trained,
-        _objective(context),
+        objective_of(section),
         source,
         guards=_guards(context),
         sample=lambda step: answers(
@@ -108,8 +110,8 @@ def _players(context: StageContext) -> Players:
     return Players(ActorCritic(policy, critic), reference, judge)
 
 
-def _objective(context: StageContext) -> Objective:
-    section = context.section
+def objective_of(section: RL) -> Objective:
+    """PPO or GRPO with the coefficients of `rl` of a resolved recipe."""
     if section.algorithm == "grpo":
         return GRPO(
             section.clip_range, section.clip_range, section.kl_coefficient, section.temperature

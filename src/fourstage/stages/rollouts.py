@@ -7,7 +7,8 @@ randomness depends on (seed, purpose, iteration) alone, so a killed run goes on 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ from fourstage.objectives.advantages import (
     whiten,
 )
 from fourstage.objectives.kl import AdaptiveKL, k1
+from fourstage.parallel.group import Group
 from fourstage.randomness import permutation, seed_for
 from fourstage.recipe import RL
 from fourstage.tasks import Task
@@ -64,6 +66,10 @@ class RolloutSource:
         tasks: the prompts to respond to, walked through in a fresh permutation each epoch.
         section: `rl` of a resolved recipe.
         mix: pretraining text for PPO-ptx, one batch of it beside each minibatch.
+        group: processes that deal out prompts and responses among them; each then has them all.
+
+    Attributes:
+        whole: gives a context in which `players.trained` holds its present weights.
     """
 
     def __init__(
@@ -74,7 +80,10 @@ class RolloutSource:
         section: RL,
         seed: int,
         mix: Source | None = None,
+        group: Group | None = None,
     ):
+        self.group = group or Group()
+        self.whole: Callable[[], AbstractContextManager] = nullcontext
         self.players = players
         self.tokenizer = tokenizer
         self.tasks = list(tasks)
@@ -97,7 +106,8 @@ class RolloutSource:
         """The minibatch of a step; the first step of an iteration samples it first."""
         iteration, update = divmod(step, self.updates)
         if iteration != self.iteration or self.rollouts is None:
-            self.rollouts = self.roll(iteration)
+            with self.whole():
+                self.rollouts = self.roll(iteration)
             self.iteration = iteration
         epoch, number = divmod(update, self.section.minibatches)
         order = permutation(len(self.rollouts.lengths), self.seed, "minibatches", iteration, epoch)
@@ -157,17 +167,21 @@ class RolloutSource:
         seeds = [seed_for(self.seed, "rollout", iteration, i) for i in range(len(chosen))]
         prompts = [self.prompts[i] for i in chosen]
         policy = self.players.trained.policy
-        done = Engine(policy, max_batch=section.rollout_batch).generate(prompts, sampling, seeds)
+        engine, share = Engine(policy, max_batch=section.rollout_batch), self.group.share
+        done = engine.generate(share(prompts), sampling, share(seeds))
+        tokens = [torch.tensor(each.tokens, dtype=torch.long) for each in done]
+        logprobs = [torch.from_numpy(each.logprobs) for each in done]
+        tokens = self.group.collect(tokens, len(chosen), torch.long)
+        logprobs = self.group.collect(logprobs, len(chosen))
         return [
-            Response(
-                tuple(prompt),
-                tuple(each.tokens),
-                self.tokenizer.decode(each.tokens),
-                each.finish == "stop",
-                each.logprobs,
-            )
-            for prompt, each in zip(prompts, done, strict=True)
+            self._response(prompt, drawn.tolist(), each.numpy())
+            for prompt, drawn, each in zip(prompts, tokens, logprobs, strict=True)
         ]
+
+    def _response(self, prompt: Sequence[int], drawn: list[int], logprobs: np.ndarray) -> Response:
+        stopped = bool(drawn) and drawn[-1] in self.tokenizer.stop_ids
+        text = self.tokenizer.decode(drawn)
+        return Response(tuple(prompt), tuple(drawn), text, stopped, logprobs)
 
     def _ended(self, response: Response) -> bool:
         """Whether the response ended its turn; the end of a document is no end of a turn."""
@@ -175,7 +189,9 @@ class RolloutSource:
 
     def _scores(self, responses: Sequence[Response]) -> Tensor:
         """[responses] `(score - reward_mean) / reward_std`; without an end, the penalty instead."""
-        found = scores(self.players.reward_model, reward_rows(self.tokenizer, responses))
+        rows = self.group.share(reward_rows(self.tokenizer, responses))
+        own = torch.from_numpy(scores(self.players.reward_model, rows))[:, None].unbind()
+        found = torch.cat(self.group.collect(own, len(responses), torch.double)).numpy()
         ended = np.array([self._ended(each) for each in responses])
         return torch.from_numpy(np.where(ended, found, self.section.missing_end_penalty)).float()
 
@@ -189,13 +205,27 @@ class RolloutSource:
         """Log-probabilities under the policy now, the reference, and as they were drawn."""
         temperature, streams = self.section.temperature, batch.streams
         policy = self.players.trained.policy
-        streams["old_logprobs"] = trained_logprobs(policy, batch, temperature)
-        streams["ref_logprobs"] = trained_logprobs(self.players.reference, batch, temperature)
+        reference = self.players.reference
+        streams["old_logprobs"] = self._shared(
+            batch, lambda part: trained_logprobs(policy, part, temperature)
+        )
+        streams["ref_logprobs"] = self._shared(
+            batch, lambda part: trained_logprobs(reference, part, temperature)
+        )
         drawn = torch.from_numpy(np.concatenate([each.logprobs for each in responses]))
         trained = streams["loss_weights"] != 0
         streams["rollout_logprobs"] = torch.zeros(batch.cells).masked_scatter(
             trained, drawn.float()
         )
+
+    def _shared(self, batch: Batch, number: Callable[[Batch], Tensor]) -> Tensor:
+        """`number(batch)` [cells], of which each process works out that of its documents."""
+        if self.group.world_size == 1:
+            return number(batch)
+        documents = self.group.share(range(len(batch.lengths)))
+        part = batch.select(documents) if documents else None
+        own = list(number(part).split(part.lengths)) if part else []
+        return torch.cat(self.group.collect(own, len(batch.lengths)))
 
     def _add_group_advantages(self, batch: Batch, reward_scores: Tensor) -> None:
         """GRPO: each response against the others to its prompt; the KL is in the loss."""
@@ -210,7 +240,7 @@ class RolloutSource:
         weights = streams["loss_weights"]
         critic = self.players.trained.critic
         assert critic is not None, "PPO has a critic"
-        values = trained_values(critic, batch)
+        values = self._shared(batch, lambda part: trained_values(critic, part))
         rewards = rewards_with_kl(
             reward_scores,
             streams["old_logprobs"],

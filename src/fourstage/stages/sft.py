@@ -42,7 +42,7 @@ def run(context: StageContext) -> dict[str, Any]:
     )
     trained = context.train(
         model,
-        NextToken(),
+        NextToken(0.0, *context.recipe.model.routing_losses),
         source,
         guards=[*_mask_guard(context), documents_do_not_leak()],
         validate=lambda: _watch(model, held_out),

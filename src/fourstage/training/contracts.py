@@ -15,13 +15,17 @@ class Source(Protocol):
     """Gives the batch of a step.
 
     A source may also have `metrics() -> dict[str, float]`: numbers of its own for the next row of
-    metrics.jsonl (the reward of the last rollouts, the KL coefficient).
+    metrics.jsonl (the reward of the last rollouts, the KL coefficient); and, set to True,
+    `depends_on_number_alone`: its batches may then be drawn ahead by a thread. One that reads the
+    module in training (rollouts) has `whole`, which the trainer sets: it gives a context in which
+    the module that the trainer was given holds its present weights.
     """
 
     def batch(self, step: int) -> Batch:
         """The whole batch of a step, the same on every rank.
 
         For files it is a function of (seed, step) alone; what else it depends on is in `state`.
+        After a rollback the number runs ahead of the step: batches are left out, never given twice.
         """
         ...
 

@@ -92,7 +92,7 @@ def documents_do_not_leak(tolerance: float = 1e-4, pairs: int = 4) -> Guard:
     """
 
     def guard(module: nn.Module, objective: Objective, batch: Batch) -> None:
-        units = _units(batch)
+        units = batch.groups()
         device = next(module.parameters()).device
         with _awake(module), torch.no_grad():
             for first, second in itertools.islice(itertools.pairwise(units), pairs):
@@ -112,17 +112,6 @@ def documents_do_not_leak(tolerance: float = 1e-4, pairs: int = 4) -> Guard:
                         )
 
     return guard
-
-
-def _units(batch: Batch) -> list[list[int]]:
-    """Documents that may stand alone: single ones, or groups such as a pair."""
-    groups = batch.documents.get("group")
-    if groups is None:
-        return [[index] for index in range(len(batch.lengths))]
-    members: dict[int, list[int]] = {}
-    for index, group in enumerate(groups.tolist()):
-        members.setdefault(group, []).append(index)
-    return list(members.values())
 
 
 def _losses(module: nn.Module, objective: Objective, batch: Batch) -> dict[str, float]:

@@ -8,10 +8,11 @@ dealt out to processes, interrupted or resumed changes nothing.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import closing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,57 +22,35 @@ from torch import Tensor, nn
 from fourstage.data.batch import Batch
 from fourstage.errors import InputError, Interrupted, MachineError
 from fourstage.objectives.objective import Objective
+from fourstage.parallel.apply import lay_out
 from fourstage.parallel.group import Group
-from fourstage.randomness import seed_for
+from fourstage.parallel.mesh import Mesh
+from fourstage.parallel.placement import local
+from fourstage.training.batches import Batches
 from fourstage.training.checkpoint import Checkpoints, Snapshot
 from fourstage.training.clock import StageClock
 from fourstage.training.contracts import Guard, Source
 from fourstage.training.cost import TrainingCost, repeatable
-from fourstage.training.guards import NotFinite
-from fourstage.training.metrics import Rows, Window
+from fourstage.training.counts import Best, Counts, TrainResult
+from fourstage.training.diagnosis import diagnose
+from fourstage.training.events import Unstable, cause_of, react, rollback_row, words
+from fourstage.training.fitting import Fitting, Measured
+from fourstage.training.journal import Journal
+from fourstage.training.metrics import Window
 from fourstage.training.progress import Progress
+from fourstage.training.reactions import Stability
 from fourstage.training.schedule import learning_rate
 from fourstage.training.settings import TrainSettings
 from fourstage.training.signals import StopRequest
 from fourstage.training.update import Outcome, Update
-
-
-@dataclass
-class Best:
-    """The step with the lowest validation loss so far."""
-
-    step: int
-    value: float
-
-
-@dataclass
-class Counts:
-    """What has been counted so far."""
-
-    step: int = 0
-    tokens: int = 0
-    flops: float = 0.0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-
-
-@dataclass
-class TrainResult:
-    """What training took; the seconds are the stage's wall clock, summed over resumptions."""
-
-    steps: int
-    tokens: int
-    seconds: float
-    flops: float
-    best: Best | None
-    skipped: int
+from fourstage.training.watching import Watch
 
 
 class Trainer:
     """Trains `module` on `source` for `objective`, in the folder of one stage.
 
     Args:
-        folder: gets checkpoints/, metrics.jsonl, samples.jsonl and seconds.json.
+        folder: gets checkpoints/, metrics.jsonl, watch.jsonl, samples.jsonl and seconds.json.
         validate: measures the module; its numbers join the step's row, and the lowest
             `validation_loss` is the best so far.
         sample: step -> rows for samples.jsonl.
@@ -80,6 +59,8 @@ class Trainer:
         floor: the best values that exist; that of "loss" is shown beside the loss.
         clock: counts the stage's seconds, where the stage is more than training.
         group: the processes that train together.
+        mesh: how the model lies on them; unless said, each holds all of it.
+        measured: what run.json keeps of what is chosen by measuring.
     """
 
     def __init__(
@@ -98,10 +79,13 @@ class Trainer:
         floor: Mapping[str, float] | None = None,
         clock: StageClock | None = None,
         group: Group | None = None,
+        mesh: Mesh | None = None,
+        measured: Measured | None = None,
     ):
         self.device = torch.device(device)
         self.group = group or Group(device=self.device)
-        self.module = module.to(self.device)
+        self.placement = lay_out(module.to(self.device), mesh or Mesh(self.group))
+        self.module = self.placement.module
         self.objective = objective
         self.source = source
         self.settings = settings
@@ -112,16 +96,32 @@ class Trainer:
         self.floor = dict(floor or {})
         self.say: Callable[[str], None] = say if self.group.writes else lambda line: None
         self.clock = clock or StageClock(self.folder)
-        self.update = Update(self.module, objective, settings, self.device, self.group)
+        self.update = Update(
+            self.module, objective, settings, self.device, self.group, self.placement
+        )
+        self.update.accepts = self._accepts
+        self.fitting = Fitting(
+            self.update,
+            self.group,
+            self.folder.name,
+            measured or Measured(),
+            self.say,
+            most_cells=getattr(source, "most_cells", None),
+        )
+        if hasattr(source, "whole"):
+            source.whole = self.placement.whole
+        self.stability = Stability(settings)
+        self.batches = Batches(source, settings, self.stability, self.device)
+        self.watch = Watch(self.module, self.update.optimiser, settings)
         self.cost = TrainingCost(self.module)
         self.checkpoints = Checkpoints(
-            self.folder / "checkpoints", settings.keep_checkpoints, self.say
+            self.folder / "checkpoints", settings.keep_checkpoints, self.say, self.placement
         )
-        self.rows = Rows(self.folder / "metrics.jsonl")
-        self.samples = Rows(self.folder / "samples.jsonl")
+        self.journal = Journal(self.folder, self.group.writes)
         self.counts = Counts()
         self.window = Window()
         self.best: Best | None = None
+        self._unreported_rate: float | None = None
 
     def train(self) -> TrainResult:
         """Trains to the last step, going on from the newest intact checkpoint.
@@ -130,51 +130,120 @@ class Trainer:
 
         Raises:
             Interrupted: a signal came; the step was finished and saved.
-            MachineError: the disk is full, or several steps in a row were not finite.
+            MachineError: the disk is full, several steps in a row were not finite, or the run
+                spiked again after as many rollbacks as it may take.
             GuardFailed: the first batch is not what the stage trains on.
         """
         self._resume()
-        counts, settings = self.counts, self.settings
+        settings = self.settings
+        if settings.on_spike == "rollback" and self.counts.step == 0:
+            self._save()
         progress = Progress(
             self.folder.name,
             settings.steps,
-            counts.step,
+            self.counts.step,
             self.say,
             self.floor.get("loss"),
             quiet=not self.group.writes,
         )
-        with repeatable(self.device), StopRequest() as stop, progress:
-            while counts.step < settings.steps:
+        with (
+            repeatable(self.device),
+            StopRequest() as stop,
+            progress,
+            self.batches,
+            closing(self.checkpoints),
+        ):
+            while self.counts.step < settings.steps:
+                self.checkpoints.check()
                 started = time.perf_counter()
-                # Whatever draws from the global stream draws by step, not by what ran before.
-                torch.manual_seed(seed_for(settings.seed, "step", counts.step))
-                batch = self.source.batch(counts.step)
-                if counts.step == 0:
-                    self._look_first(batch)
-                rate = learning_rate(settings, counts.step)
-                outcome = self.update(batch, rate)
+                batch = self._draw()
+                rate = learning_rate(settings, self.counts.step) * self.stability.rate
+                before = self.watch.before(self.counts.step + 1)
+                outcome = self.fitting(batch, rate)
+                if not outcome.applied and self._goes_back(batch, outcome):
+                    continue
                 self._count(batch, outcome, time.perf_counter() - started)
-                progress.advance(counts.step, outcome.loss, batch.cells)
-                is_best = self._report(rate)
-                stopping = self.group.any(stop.came)
-                if stopping or is_best or self._checkpoint_is_due():
-                    self._save()
-                if stopping:
+                if before is not None:
+                    self._look(batch, before)
+                progress.advance(self.counts.step, outcome.loss, batch.cells)
+                if self.group.any(stop.came):
+                    # What is due after the step may take longer than is left to save.
+                    self._save(unreported_rate=rate)
                     raise Interrupted(
-                        f"stopped by {stop.name or 'a signal'} after step {counts.step} of "
+                        f"stopped by {stop.name or 'a signal'} after step {self.counts.step} of "
                         f"{settings.steps} and saved; run the same command again to go on"
                     )
+                is_best = self._report(rate)
+                if is_best or self._checkpoint_is_due():
+                    self._save()
         return self._finish()
+
+    def _draw(self) -> Batch:
+        """The batch of the step, and what is due before it."""
+        step = self.counts.step
+        for rollback in self.stability.left_out_before(step):
+            self.journal.event(rollback_row(rollback, step + 1), self.counts)
+        batch = self.batches.batch(step)
+        if step == 0:
+            self._look_first(batch)
+        return batch
 
     def _look_first(self, batch: Batch) -> None:
         """Guards and samples before the first update."""
-        for guard in self.guards:
-            guard(self.module, self.objective, batch)
+        with self.placement.whole() as module:
+            for guard in self.guards:
+                guard(module, self.objective, batch)
         if self.settings.sample_every:
             self._write_samples()
 
+    def _accepts(self, outcome: Outcome) -> bool:
+        """Judges a finite step before its update, which is not applied where it spikes and the
+        recipe says so."""
+        outcome.spike = self.stability.spike(outcome.loss, outcome.gradient_norm)
+        patient = self.counts.skipped_in_a_row < self.settings.most_skipped
+        reaction = self.settings.on_spike
+        refused = reaction == "rollback" or (reaction == "skip" and patient)
+        return not self.group.any(outcome.spike is not None and refused)
+
+    def _goes_back(self, batch: Batch, outcome: Outcome) -> bool:
+        """Returns to an earlier step if that is the reaction, and leaves out the batches since.
+
+        The steps from the checkpoint to that step are taken again, with the same bits: what is
+        returned to does not depend on when checkpoints were written.
+
+        Raises:
+            Unstable: it has gone back as often as it may.
+        """
+        settings, spiked = self.settings, self.counts.step + 1
+        if settings.on_spike != "rollback":
+            return False
+        cause = self._cause(batch, outcome)
+        why = f"step {spiked} {words(outcome, cause)}"
+        if len(self.stability.rollbacks) >= settings.most_rollbacks:
+            raise Unstable(
+                f"{why}, after {settings.most_rollbacks} rollbacks: lower learning_rate, or look "
+                "at the data of these steps; earlier checkpoints are intact"
+            )
+        kept = max(0, spiked - settings.rollback_steps)
+        rollback = self.stability.leave_out(kept, spiked, cause)
+        rollbacks = self.stability.rollbacks
+        step = self._return_to(kept)
+        self.stability.rollbacks = rollbacks
+        if step < 0:
+            rollbacks.pop()
+            self.say(f"no checkpoint of step {kept} or before is intact: cannot go back")
+            return False
+        self.say(
+            f"{why}; going back to step {kept}, and on from there without batches "
+            f"{rollback.first} to {rollback.last}"
+        )
+        if self.group.writes:
+            self.checkpoints.drop_after(step)
+        self._save()
+        return True
+
     def _count(self, batch: Batch, outcome: Outcome, seconds: float) -> None:
-        """Adds a step to the counts and to the next row.
+        """Adds a step to the counts and to the next row; tells what is odd about it.
 
         Raises:
             NotFinite: too many steps in a row were skipped.
@@ -183,38 +252,44 @@ class Trainer:
         counts.step += 1
         counts.tokens += batch.cells
         counts.flops += self.cost(batch.lengths)
+        counts.skipped += not outcome.applied
+        counts.skipped_in_a_row = 0 if outcome.applied else counts.skipped_in_a_row + 1
         window.tokens += batch.cells
         window.seconds += seconds
+        if not outcome.fault:
+            self.stability.history.add(outcome.loss, outcome.gradient_norm)
+        if outcome.fault or outcome.spike is not None:
+            line, row = react(outcome, self._cause(batch, outcome), self.stability, counts)
+            if row:
+                self.say(line)
+                self.journal.event(row, counts)
         if outcome.fault:
-            self._skip(outcome)
             return
-        counts.skipped_in_a_row = 0
         window.add("loss", outcome.loss)
         window.add("gradient_norm", outcome.gradient_norm)
         for name, (total, number) in outcome.metrics.items():
             window.add(name, total, number)
 
-    def _skip(self, outcome: Outcome) -> None:
-        counts = self.counts
-        counts.skipped += 1
-        counts.skipped_in_a_row += 1
-        what = f"loss {outcome.loss:.4g}, gradient norm {outcome.gradient_norm:.4g}"
-        if counts.skipped_in_a_row < self.settings.most_skipped:
-            self.say(f"step {counts.step} was not finite ({what}) and is skipped")
-            return
-        raise NotFinite(
-            f"{counts.skipped_in_a_row} steps in a row were not finite, up to step {counts.step} "
-            f"({what}); the first that is not: {outcome.fault}. Lower learning_rate, or look at "
-            "the data of these steps; earlier checkpoints are intact"
-        )
+    def _cause(self, batch: Batch, outcome: Outcome) -> dict[str, Any]:
+        if not outcome.fault:
+            return cause_of(outcome)
+        most = self.settings.micro_batch_tokens
+        return cause_of(outcome, diagnose(self.module, self.objective, batch, self.device, most))
+
+    def _look(self, batch: Batch, before: list[Tensor]) -> None:
+        """Adds what is watched to the next row, and each layer's to watch.jsonl."""
+        totals, layers = self.watch.after(batch, before)
+        for name, value in totals.items():
+            self.window.add(name, value)
+        self.journal.watched(self.counts.step, layers)
 
     def _report(self, rate: float) -> bool:
         """Writes what is due after a step; True when its validation is the best so far."""
         settings, measured = self.settings, {}
         validates = self.validate is not None and self._is_due(settings.validate_every)
-        if validates and self.group.writes:
+        if validates:
             with self._as_it_would_end():
-                measured = dict(self.validate())
+                measured = dict(self.validate()) if self.group.writes else {}
         if validates or self.counts.step == 1 or self._is_due(settings.log_every):
             self._write_row(rate, measured)
         if self._is_due(settings.sample_every):
@@ -230,48 +305,37 @@ class Trainer:
         return every > 0 and (step % every == 0 or step == self.settings.steps)
 
     def _write_row(self, rate: float, measured: Mapping[str, float]) -> None:
-        if not self.group.agrees(self.update.optimiser.parameters):
+        if not self.placement.agrees(self.update.optimiser.names, self.update.optimiser.parameters):
             raise MachineError(
                 f"the processes hold different weights after step {self.counts.step}: "
                 "one of them computes wrongly, or their batches differ"
             )
         window, self.window = self.window, Window()
         own = getattr(self.source, "metrics", dict)()
-        if not self.group.writes:
-            return
-        means = window.means()
-        row = {
-            "step": self.counts.step,
-            "loss": means.pop("loss", None),
-            "learning_rate": rate,
-            "tokens": self.counts.tokens,
-            "tokens_per_second": round(window.tokens_per_second, 1),
-            "gradient_norm": means.pop("gradient_norm", None),
-            "skipped_steps": self.counts.skipped,
-        }
-        self.rows.append({**row, **means, **own, **measured})
-        self.clock.write()
+        self.journal.row(self.counts, window, rate, own, measured)
+        if self.group.writes:
+            self.clock.write()
 
     def _write_samples(self) -> None:
-        if self.sample is None or not self.group.writes:
+        if self.sample is None:
             return
         with self._as_it_would_end():
-            rows = self.sample(self.counts.step)
-        for row in rows:
-            self.samples.append({"step": self.counts.step, **row})
+            rows = self.sample(self.counts.step) if self.group.writes else []
+        self.journal.sampled(self.counts.step, rows)
 
     @contextmanager
     def _as_it_would_end(self) -> Generator[None]:
-        """The module as it would be if training ended here: averaged, in evaluation mode."""
+        """The stage's module as it would be if training ended here, where it is measured:
+        averaged, in evaluation mode."""
         average, was_training = self.update.average, self.module.training
         if average is not None:
             average.swap()
-        self.module.eval()
         try:
-            with torch.no_grad():
+            with self.placement.whole(everywhere=False) as module, torch.no_grad():
+                module.eval()
                 yield
+                module.train(was_training)
         finally:
-            self.module.train(was_training)
             if average is not None:
                 average.swap()
 
@@ -282,9 +346,16 @@ class Trainer:
             by_time or step == self.settings.steps or self._is_due(self.settings.checkpoint_every)
         )
 
-    def _save(self) -> None:
-        """Writes everything that the steps to come depend on."""
-        if self.group.writes:
+    def _save(self, unreported_rate: float | None = None) -> None:
+        """Writes everything that the steps to come depend on.
+
+        Args:
+            unreported_rate: the learning rate of the step, if what is due after it is still to be
+                done by who goes on from here.
+        """
+        # What is due to be dropped depends on what stands on the disk.
+        self.checkpoints.wait()
+        if self.group.writes or self.placement.is_split:
             optimiser, average = self.update.optimiser, self.update.average
             tensors = {"model": _weights(self.module), "optimiser": optimiser.state()}
             if average is not None:
@@ -293,24 +364,49 @@ class Trainer:
                 "counts": asdict(self.counts),
                 "window": self.window.state(),
                 "best": asdict(self.best) if self.best else None,
+                "stability": self.stability.state(),
+                "unreported_rate": unreported_rate,
             }
             snapshot = Snapshot(self.counts.step, tensors, state, self.source.state())
-            self.checkpoints.save(snapshot, self.best.step if self.best else None)
+            best = self.best.step if self.best else None
+            self.checkpoints.save_soon(snapshot, best, self._to_return_to())
+        if self.group.writes:
             self.clock.write(now=True)
         self._saved_at = time.monotonic()
 
+    def _to_return_to(self) -> set[int]:
+        """The checkpoints that rollbacks to come may need: of one at the next step, and of all that
+        may still be taken, each at the first step after the one before."""
+        if self.settings.on_spike != "rollback":
+            return set()
+        there, found = self.checkpoints.steps(), set()
+        for times in (1, self.settings.most_rollbacks - len(self.stability.rollbacks)):
+            kept = max(0, self.counts.step + 1 - times * self.settings.rollback_steps)
+            found |= set([saved for saved in there if saved <= kept][-1:])
+        return found
+
     def _resume(self) -> None:
         """Goes on from the newest intact checkpoint; rows written after it are cut."""
-        found = self.checkpoints.newest() if self.group.writes else None
-        step = int(self.group.broadcast_number(found.step if found else -1))
-        if step >= 0:
-            self._restore(found or self.checkpoints.read(step))
-        if self.group.writes:
-            self.rows.cut_back(step)
-            self.samples.cut_back(step)
-        self.group.broadcast(self.update.optimiser.parameters)
+        if self._return_to() < 0:
+            self.journal.cut_back(0)
+        elif self.counts.step < self.settings.steps:
+            self.say(f"going on from step {self.counts.step} of {self.settings.steps}")
+        self.placement.align(self.update.optimiser.parameters)
         self.module.train()
         self._saved_at = time.monotonic()
+        rate, self._unreported_rate = self._unreported_rate, None
+        if rate is not None and self._report(rate):
+            self._save()
+
+    def _return_to(self, at_most: float = math.inf) -> int:
+        """Restores the newest intact checkpoint of step `at_most` or before; its step, -1 if there
+        is none, and then nothing has changed."""
+        found = self.checkpoints.newest(at_most) if self.group.writes else None
+        step = int(self.group.broadcast_number(found.step if found else -1))
+        if step >= 0:
+            self._restore(self.checkpoints.read(step, is_checked=True))
+            self.journal.cut_back(step)
+        return step
 
     def _restore(self, snapshot: Snapshot) -> None:
         weights, optimiser = _weights(self.module), self.update.optimiser
@@ -322,22 +418,25 @@ class Trainer:
             )
         with torch.no_grad():
             for name, weight in weights.items():
-                weight.copy_(saved[name])
+                local(weight).copy_(local(saved[name]))
         optimiser.restore(snapshot.tensors.get("optimiser", {}))
         if self.update.average is not None:
-            self.update.average.restore(optimiser.names, snapshot.tensors["average"])
+            averages = {n: local(t) for n, t in snapshot.tensors["average"].items()}
+            self.update.average.restore(optimiser.names, averages)
         self.counts = Counts(**snapshot.state["counts"])
         self.window = Window.from_state(snapshot.state["window"])
         best = snapshot.state["best"]
         self.best = Best(**best) if best else None
+        self.stability.restore(snapshot.state.get("stability", {}))
+        self._unreported_rate = snapshot.state.get("unreported_rate")
         self.source.restore(snapshot.source)
-        if self.counts.step < self.settings.steps:
-            self.say(f"going on from step {self.counts.step} of {self.settings.steps}")
 
     def _finish(self) -> TrainResult:
         if self.update.average is not None:
             self.update.average.swap()
+        self.placement.restore_whole()
         self.module.eval()
+        self.checkpoints.wait()
         if self.group.writes:
             self.clock.write(now=True)
         counts = self.counts

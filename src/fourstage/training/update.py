@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from fourstage.data.batch import Batch
-from fourstage.devices import autocast
 from fourstage.objectives.objective import Objective
 from fourstage.parallel.group import Group
-from fourstage.training.guards import first_not_finite
-from fourstage.training.metrics import add_metrics
+from fourstage.parallel.mesh import Mesh
+from fourstage.parallel.placement import Placement, local
 from fourstage.training.optimiser import MovingAverage, Optimiser
+from fourstage.training.passes import Passes
 from fourstage.training.settings import TrainSettings
+from fourstage.training.spikes import Spike
 
 
 @dataclass
@@ -27,13 +29,17 @@ class Outcome:
         loss: sum over terms of sum / count, over the whole batch.
         gradient_norm: before clipping.
         metrics: {name: (sum, count)} over the whole batch.
-        fault: what was not finite, empty where all was; the weights then are as before.
+        fault: what was not finite, empty where all was.
+        applied: whether the weights changed; where not, weights and optimiser are as before.
+        spike: what the step was judged to be, by `Update.accepts`.
     """
 
     loss: float
     gradient_norm: float
     metrics: dict[str, tuple[float, float]]
     fault: str = ""
+    applied: bool = False
+    spike: Spike | None = None
 
 
 class Update:
@@ -41,6 +47,8 @@ class Update:
 
     Attributes:
         average: moving average of the weights, None when it is off.
+        accepts: whether a finite step is applied, judged by its loss and gradient norm before
+            anything changes; the same answer on every process.
     """
 
     def __init__(
@@ -50,43 +58,47 @@ class Update:
         settings: TrainSettings,
         device: torch.device,
         group: Group,
+        placement: Placement | None = None,
     ):
-        self.module = module
+        self.placement = placement or Placement(module, Mesh(group))
+        self.module = self.placement.module
         self.objective = objective
         self.settings = settings
         self.device = device
         self.group = group
-        self.optimiser = Optimiser(module, settings)
+        self.data = self.placement.mesh.data
+        self.optimiser = Optimiser(self.module, settings)
+        self.passes = Passes(self.module, device, settings.workers)
+        self.accepts: Callable[[Outcome], bool] = lambda outcome: True
         self.average = (
-            MovingAverage(self.optimiser.parameters, settings.ema) if settings.ema else None
+            MovingAverage([local(p) for p in self.optimiser.parameters], settings.ema)
+            if settings.ema
+            else None
         )
 
     def __call__(self, batch: Batch, learning_rate: float) -> Outcome:
-        """A step that is not finite changes neither weights nor optimiser."""
+        """A step that is not finite, or not accepted, changes neither weights nor optimiser."""
+        self.placement.forget_gathered()
         counts = self.objective.counts(batch)
-        loss = torch.zeros((), device=self.device)
-        sums: dict[str, list[Any]] = {}
-        for micro, weight in self._own_part(batch):
-            with autocast(self.device):
-                terms, metrics = self.objective.sums(self.module, micro.to(self.device))
-            part = torch.zeros((), device=self.device)
-            for name, value in terms.items():
-                part = part + value * (weight / (counts[name] or 1.0))
-            part.backward()
-            loss += part.detach()
-            add_metrics(sums, metrics if weight else dict.fromkeys(metrics, (0.0, 0.0)))
-        gradients = self.optimiser.gradients()
-        self.group.all_reduce_sum([*gradients, loss])
-        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        passed = self.passes(self.objective, self._own_part(batch), counts)
+        loss, sums = passed.loss, passed.metrics
+        names = self.optimiser.names
+        gradients = [local(gradient) for gradient in self.optimiser.gradients()]
+        self.placement.sum_gradients(names, gradients, loss)
+        sent = self.passes.loads.take()
+        self.data.all_reduce_sum(sent)
+        norm = self.placement.norm(names, gradients)
         outcome = self._read(loss, norm, sums)
-        if math.isfinite(outcome.loss) and math.isfinite(outcome.gradient_norm):
+        if not (math.isfinite(outcome.loss) and math.isfinite(outcome.gradient_norm)):
+            outcome.fault = self._fault(gradients)
+        elif self.accepts(outcome):
+            outcome.applied = True
             if 0 < self.settings.clip < outcome.gradient_norm:
                 torch._foreach_mul_(gradients, self.settings.clip / outcome.gradient_norm)
             self.optimiser.step(learning_rate)
+            self.passes.loads.settle(sent)
             if self.average is not None:
                 self.average.update()
-        else:
-            outcome.fault = self._fault(gradients)
         self.optimiser.zero_gradients()
         return outcome
 
@@ -94,13 +106,15 @@ class Update:
         """This process's micro-batches, each with weight 1.
 
         A process without one takes the first with weight 0, so that all know the same metrics.
+        Where weights are gathered for each pass, all take as many as the one that has most.
         """
-        most = self.settings.micro_batch_tokens or batch.cells
-        if self.group.world_size > 1:
-            most = min(most, -(-batch.cells // self.group.world_size))
+        most, data = self.settings.micro_batch_tokens or batch.cells, self.data
+        if data.world_size > 1:
+            most = min(most, -(-batch.cells // data.world_size))
         micro_batches = batch.split(most)
-        own = [(micro, 1.0) for micro in self.group.share(micro_batches)]
-        return own or [(micro_batches[0], 0.0)]
+        own = [(micro, 1.0) for micro in data.share(micro_batches)]
+        passes = -(-len(micro_batches) // data.world_size) if self.placement.is_split else 1
+        return own + [(micro_batches[0], 0.0)] * (passes - len(own))
 
     def _read(self, loss: Tensor, norm: Tensor, sums: dict[str, list[Any]]) -> Outcome:
         """Brings the step's numbers to the host: the one time it waits for the device."""
@@ -110,15 +124,19 @@ class Update:
         read = torch.stack([value.float() for value in (loss, norm, *on_device)]).tolist()
         found = iter(read[2:])
         numbers = [next(found) if isinstance(value, Tensor) else value for value in values]
-        numbers = self.group.sum_numbers(numbers)
+        numbers = self.data.sum_numbers(numbers)
         pairs = zip(numbers[::2], numbers[1::2], strict=True)
         return Outcome(read[0], read[1], dict(zip(names, pairs, strict=True)))
 
     def _fault(self, gradients: list[Tensor]) -> str:
         """The first thing that is not finite: a weight, a gradient, or the loss alone."""
-        names = self.optimiser.names
-        weight = first_not_finite(names, self.optimiser.parameters)
+        names, first = self.optimiser.names, self.placement.first
+        weight = first(names, self.optimiser.parameters, _not_finite)
         if weight:
             return f"the weights of {weight}"
-        gradient = first_not_finite(names, gradients)
+        gradient = first(names, gradients, _not_finite)
         return f"the gradient of {gradient}" if gradient else "the loss or the gradient norm"
+
+
+def _not_finite(tensor: Tensor) -> bool:
+    return not bool(tensor.isfinite().all())

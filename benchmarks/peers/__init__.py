@@ -1,0 +1,1 @@
+"""What fourstage is measured against: models and trainers rewritten from their descriptions."""

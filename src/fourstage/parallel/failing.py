@@ -1,0 +1,56 @@
+"""One process's failure is everyone's, and is told once: by the process that failed first."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+_KEY = "fourstage/failed"
+_GONE = ("connection closed by peer", "connection reset", "broken pipe", "remote process exited")
+
+
+def is_the_one_to_tell() -> bool:
+    """Whether this process is the first to fail.
+
+    Those that fail after it mostly do so because it is gone. Before the processes have met, all
+    find the same fault, and rank 0 tells it.
+    """
+    if _processes() == 1:
+        return True
+    store = _store()
+    if store is None:
+        return os.environ.get("RANK", "0") == "0"
+    try:
+        return store.add(_KEY, 1) == 1
+    except RuntimeError:  # the process that kept the store is gone
+        return False
+
+
+def explained(error: Exception) -> str | None:
+    """An error in words, if it says no more than that another process is gone."""
+    words = str(error).lower()
+    if _processes() == 1 or not any(sign in words for sign in _GONE):
+        return None
+    return (
+        "another process ended without a word (killed, or its host was lost): run again to go on "
+        "from the last checkpoint, or let torchrun do so with --max-restarts"
+    )
+
+
+def name_of_process() -> str:
+    """`process 3 of 8: `, or nothing where there is one."""
+    rank = os.environ.get("RANK", "0")
+    return f"process {rank} of {_processes()}: " if _processes() > 1 else ""
+
+
+def _processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _store() -> Any:
+    """What torchrun's processes share beside their sums; None before they have met."""
+    distributed: Any = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return None
+    return distributed.distributed_c10d._get_default_store()

@@ -1,0 +1,40 @@
+"""Whether a model needs more than one device, before anything of it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fourstage.model.config import ModelConfig
+from fourstage.planning.memory import training_memory
+from fourstage.recipe import Recipe
+
+
+def fits_one_device(
+    recipe: Recipe,
+    config: ModelConfig,
+    memory_bytes: float | None,
+    stages: Iterable[str],
+    device: str,
+) -> bool:
+    """Whether a device holds what each stage keeps, with one document of the full context at work.
+
+    Where the memory is not known (a CPU) it is taken to.
+    """
+    if memory_bytes is None:
+        return True
+    most = recipe.compute.memory * memory_bytes
+    return all(_needs(recipe, config, stage, device) <= most for stage in stages)
+
+
+def _needs(recipe: Recipe, config: ModelConfig, stage: str, device: str) -> float:
+    section, ppo = recipe.stage(stage), stage == "rl" and recipe.rl.algorithm == "ppo"
+    return training_memory(
+        config,
+        config.context,
+        device=device,
+        recompute="off" if recipe.compute.recompute == "off" else "block",
+        optimiser=section.optimiser,
+        models=2 if ppo else 1,
+        frozen_models=2 if stage == "rl" else 0,
+        average=section.ema > 0,
+    ).total

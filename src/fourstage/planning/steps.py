@@ -1,0 +1,89 @@
+"""What a stage's step is to the memory: its models, its optimiser, and how they are laid out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from fourstage.model.config import ModelConfig
+from fourstage.planning.facts import DataFacts
+from fourstage.planning.memory import Memory, Recompute, Step, largest_micro_batch, step_memory
+from fourstage.recipe.schema import Recipe
+
+# What a device is taken to have where nothing is known of it.
+USUAL_MEMORY = 80e9
+# A GPU's micro-batch below which computing blocks twice, a third more work, costs less than its
+# half empty products.
+_FEWEST_TOKENS = 8192
+# No micro-batch on a GPU is larger: nothing gets faster.
+_MOST_TOKENS = 2**17
+
+
+def stage_step(recipe: Recipe, stage: str, facts: DataFacts) -> Step:
+    """The step of a stage, with blocks computed again only where the recipe says so."""
+    section, asked, compute = recipe.stage(stage), recipe.parallel, recipe.compute
+    ppo = stage == "rl" and recipe.rl.algorithm == "ppo"
+    return Step(
+        device=facts.device if recipe.device == "auto" else recipe.device,
+        replicas=asked.replicate or 1,
+        shards=asked.shard or (facts.devices if asked.replicate is None else 1),
+        tensor=asked.tensor or 1,
+        sequence=asked.sequence,
+        optimiser=section.optimiser or "adamw",
+        recompute="block" if compute.recompute == "block" else "off",
+        models=2 if ppo else 1,
+        frozen_models=2 if stage == "rl" else 0,
+        scores=stage == "reward",
+        average=section.ema > 0,
+    )
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The largest micro-batch that fits a device, and whether blocks are computed again for it."""
+
+    micro_batch_tokens: int
+    recompute: Recompute
+
+
+def largest_fit(config: ModelConfig, recipe: Recipe, stage: str, facts: DataFacts) -> Fit:
+    """The micro-batch that fits the share of a GPU's memory that is planned with.
+
+    Blocks are computed again where few tokens fit otherwise, unless the recipe says.
+    """
+    step = stage_step(recipe, stage, facts)
+    budget = recipe.compute.memory * (facts.memory_bytes or USUAL_MEMORY)
+    kept = min(_MOST_TOKENS, largest_micro_batch(config, budget, step))
+    enough = min(recipe.stage(stage).batch_tokens or _FEWEST_TOKENS, _FEWEST_TOKENS)
+    if recipe.compute.recompute != "auto" or kept >= enough:
+        return Fit(kept, step.recompute)
+    again = largest_micro_batch(config, budget, replace(step, recompute="block"))
+    return Fit(min(_MOST_TOKENS, again), "block")
+
+
+@dataclass(frozen=True)
+class Laid:
+    """What one device holds at the peak of a step, laid out in one way."""
+
+    layout: str
+    recompute: Recompute
+    memory: Memory
+
+
+def layouts(config: ModelConfig, cells: float, step: Step, devices: int) -> list[Laid]:
+    """The memory of a step on micro-batches of `cells`: on one device, sharded, products shared.
+
+    Args:
+        devices: how many there are to share a model.
+    """
+    alone = replace(step, replicas=1, shards=1, tensor=1, sequence=False)
+    found = [("one device", alone)]
+    if devices > 1:
+        found.append((f"shard={devices}", replace(alone, shards=devices)))
+        if config.heads % devices == config.kv_heads % devices == 0:
+            found.append((f"tensor={devices}", replace(alone, tensor=devices)))
+    ways: tuple[Recompute, ...] = ("off", "block")
+    return [
+        Laid(name, way, step_memory(config, cells, replace(laid, recompute=way)))
+        for name, laid in found
+        for way in ways
+    ]

@@ -1,0 +1,203 @@
+"""What a stage trains on, made up: batches of a recipe's sizes, and models of its shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fourstage.data.batch import Batch, Example
+from fourstage.data.sources import DocumentSource, ExampleSource, PairSource
+from fourstage.data.store import Store, write_store
+from fourstage.evaluation.responses import Response
+from fourstage.generation.engine import Engine
+from fourstage.generation.sampling import Sampling
+from fourstage.model.actor_critic import ActorCritic
+from fourstage.model.config import ModelConfig
+from fourstage.model.transformer import Transformer
+from fourstage.objectives.bradley_terry import BradleyTerry
+from fourstage.objectives.next_token import NextToken
+from fourstage.objectives.objective import Objective
+from fourstage.planning.facts import row_tokens
+from fourstage.profiling.stopwatch import Stopwatch
+from fourstage.randomness import numpy_generator
+from fourstage.recipe import RL, Recipe
+from fourstage.stages.rl import objective_of
+from fourstage.stages.rollouts import Players, RolloutSource
+from fourstage.tasks import Task
+from fourstage.training.contracts import Source
+
+# Batches of rows that are made up; later ones read the same rows in another order.
+_BATCHES = 4
+_MOST_CELLS = 2_000_000
+
+
+@dataclass
+class Made:
+    """What a trainer is given.
+
+    Attributes:
+        frozen: models that are only read. group: steps after which their costs repeat.
+        settings: what the stage tells the trainer beside its section.
+    """
+
+    module: nn.Module
+    objective: Objective
+    source: Source
+    frozen: Sequence[nn.Module] = ()
+    group: int = 1
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def made(
+    stage: str,
+    recipe: Recipe,
+    config: ModelConfig,
+    device: torch.device,
+    folder: Path,
+    watch: Stopwatch,
+) -> Made:
+    """Models, objective and source of a stage.
+
+    Args:
+        recipe: resolved.
+        folder: gets the made-up rows.
+        watch: times what a source of rollouts does.
+    """
+    # Resolved: none of its numbers is open.
+    section: Any = recipe.stage(stage)
+    rows, seed = row_tokens(recipe), recipe.seed
+    model = Transformer(config).initialise(seed).to(device)
+    if stage == "rl":
+        return _rl(recipe, model, watch)
+    if stage == "reward":
+        pairs = section.pairs_per_step
+        examples = _pairs(config, rows.compared, _BATCHES * pairs)
+        store = write_store(folder / "rows", examples, vocab_size=config.vocab_size)
+        objective = BradleyTerry(section.centring)
+        return Made(model.with_scalar_head(seed), objective, PairSource(store, pairs, seed))
+    cells = min(_MOST_CELLS, _BATCHES * section.batch_tokens)
+    if stage == "sft":
+        share = rows.response / (rows.prompt + rows.response)
+        store = _store(folder, config, rows.demonstration, cells, trained=share)
+        return Made(model, NextToken(), ExampleSource(store, section.batch_tokens, seed))
+    store = _store(folder, config, rows.document, cells)
+    source = DocumentSource(store, section.batch_tokens, seed, config.context, recipe.data.overlap)
+    return Made(model, NextToken(), source)
+
+
+def _store(
+    folder: Path, config: ModelConfig, length: float, cells: int, trained: float = 1.0
+) -> Store:
+    examples = list(_rows(config, length, cells, trained))
+    vocab_size = config.vocab_size
+    return write_store(folder / "rows", examples, vocab_size=vocab_size, masked=trained < 1)
+
+
+def _rows(
+    config: ModelConfig, length: float, cells: int, trained: float = 1.0
+) -> Iterator[Example]:
+    """Random rows of about `cells` cells, their lengths spread around `length`.
+
+    The last `trained` share of each row is what is trained.
+    """
+    random = numpy_generator(0, "bench", "rows")
+    while cells > 0:
+        size = _length(random, length, config.context + 1)
+        mask = np.arange(size) >= min(size - 1, round(size * (1 - trained)))
+        yield Example(random.integers(config.vocab_size, size=size), mask)
+        cells -= size - 1
+
+
+def _pairs(config: ModelConfig, length: float, pairs: int) -> Iterator[Example]:
+    random = numpy_generator(0, "bench", "pairs")
+    for _ in range(2 * pairs):
+        size = _length(random, length, config.context)
+        yield Example(random.integers(config.vocab_size, size=size))
+
+
+def _length(random: np.random.Generator, mean: float, most: int) -> int:
+    return int(np.clip(round(mean * random.uniform(0.5, 1.5)), 2, most))
+
+
+def _rl(recipe: Recipe, policy: Transformer, watch: Stopwatch) -> Made:
+    section = recipe.rl
+    critic = policy.with_scalar_head(recipe.seed) if section.algorithm == "ppo" else None
+    reference = Transformer(policy.config).initialise(recipe.seed).to(policy.cos.device).eval()
+    judge = policy.with_scalar_head(recipe.seed).eval()
+    players = Players(
+        ActorCritic(policy, critic), reference.requires_grad_(False), judge.requires_grad_(False)
+    )
+    source = MadeRollouts(players, recipe, watch)
+    factor = (section.critic_learning_rate or 1.0) / (section.learning_rate or 1.0)
+    return Made(
+        players.trained,
+        objective_of(section),
+        source,
+        (reference, judge),
+        source.updates,
+        {"rate_multipliers": {"critic.": factor}},
+    )
+
+
+class _NoWords:
+    """What rollouts ask of a tokenizer, where no token is a word."""
+
+    stop_ids = ()
+    end_of_turn = reward = 0
+
+    def chat_prompt(self, prompt: Any) -> list[int]:
+        return []
+
+    def reward_row(self, messages: Any) -> list[int]:
+        return [0, 0, 0]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return ""
+
+
+class MadeRollouts(RolloutSource):
+    """Rollouts as they are, but for prompts and lengths of responses, which are made up.
+
+    Lengths of responses are spread as a policy's are: most are short, and the longest keep the
+    batch waiting.
+    """
+
+    def __init__(self, players: Players, recipe: Recipe, watch: Stopwatch):
+        section: RL = recipe.rl
+        prompts = max(1, (section.rollout_batch or 1) // (section.group or 1))
+        tokenizer: Any = _NoWords()
+        tasks = [Task("", "made up")] * prompts
+        super().__init__(players, tokenizer, tasks, section, recipe.seed)
+        rows, config = row_tokens(recipe), players.reference.config
+        random = numpy_generator(0, "bench", "prompts")
+        room = config.context - 2 - (section.max_new_tokens or 1)
+        size = max(1, min(round(rows.prompt), room))
+        self.prompts = random.integers(config.vocab_size, size=(prompts, size)).tolist()
+        self.response_tokens, self.watch = rows.response, watch
+
+    def roll(self, iteration: int) -> Batch:
+        with self.watch.section("scoring"):
+            return super().roll(iteration)
+
+    def _respond(self, chosen: Sequence[int], iteration: int) -> list[Response]:
+        random = numpy_generator(self.seed, "bench", "lengths", iteration)
+        most = self.section.max_new_tokens
+        lengths = random.geometric(min(1.0, 1 / self.response_tokens), len(chosen)).clip(1, most)
+        asked = [Sampling(max_new_tokens=int(length)) for length in lengths]
+        prompts = [self.prompts[i] for i in chosen]
+        engine = Engine(self.players.trained.policy, max_batch=self.section.rollout_batch)
+        with self.watch.section("rollout"):
+            done = engine.generate(prompts, asked, list(range(len(chosen))))
+        return [
+            Response(tuple(prompt), tuple(each.tokens), "", True, each.logprobs)
+            for prompt, each in zip(prompts, done, strict=True)
+        ]
+
+    def _ended(self, response: Response) -> bool:
+        return True

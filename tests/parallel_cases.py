@@ -1,0 +1,152 @@
+"""What the processes of the tests of layouts do: a stage of a tiny model, and what it found."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fourstage.data.batch import Batch, Example
+from fourstage.errors import Interrupted
+from fourstage.model.actor_critic import ActorCritic
+from fourstage.model.config import ModelConfig
+from fourstage.model.transformer import Transformer
+from fourstage.objectives.bradley_terry import BradleyTerry
+from fourstage.objectives.next_token import NextToken
+from fourstage.objectives.objective import Objective
+from fourstage.objectives.ppo import PPO
+from fourstage.parallel.group import Group
+from fourstage.parallel.mesh import Mesh
+from fourstage.parallel.sizes import Sizes
+from fourstage.randomness import generator, numpy_generator
+from fourstage.stages.reward import WithLanguage
+from fourstage.training.trainer import Trainer
+from fourstage.training.update import Outcome
+from training_support import TinySource, tiny_batch, trainer
+
+CONFIG = ModelConfig(
+    vocab_size=40, width=32, layers=2, heads=4, kv_heads=2, mlp_width=48, context=32
+)
+
+
+class Responses(TinySource):
+    """The second half of each document is trained, as in fine-tuning."""
+
+    def batch(self, step: int) -> Batch:
+        batch = tiny_batch(self.seed, step)
+        middle = torch.tensor(batch.lengths)[batch.document_ids] // 2
+        batch.streams["loss_weights"] = (batch.positions >= middle).float()
+        return batch
+
+
+class Pairs(TinySource):
+    """Comparisons with a language loss beside them."""
+
+    def batch(self, step: int) -> Batch:
+        draw = numpy_generator(self.seed, "pairs", step)
+        examples = [
+            Example(draw.integers(0, 40, draw.integers(3, 12)), draw.integers(0, 2, 0))
+            for _ in range(8)
+        ]
+        for example in examples:
+            example.loss_mask = draw.integers(0, 2, len(example.tokens)).astype(bool)
+        return Batch.rows(examples, [number // 2 for number in range(8)])
+
+
+class Rollouts(TinySource):
+    """The streams of PPO, drawn once: what the updates of any layout learn from."""
+
+    def batch(self, step: int) -> Batch:
+        batch = tiny_batch(self.seed, step)
+        draw = generator(self.seed, "rollouts", step)
+        streams = ("old_logprobs", "ref_logprobs", "advantages", "old_values", "returns")
+        for name in streams:
+            batch.streams[name] = torch.randn(batch.cells, generator=draw) * 0.3
+        batch.streams["old_logprobs"] -= 3.6
+        return batch
+
+
+def parts(stage: str, options: dict[str, Any]) -> tuple[nn.Module, Objective, TinySource]:
+    """Module, objective and source of a stage, the same on every process."""
+    options = dict(options)
+    recompute = options.pop("recompute", "none")
+    model = Transformer(dataclasses.replace(CONFIG, **options)).initialise(0)
+    model.recompute = recompute
+    if stage == "reward":
+        return WithLanguage(model.with_scalar_head(1), model.output_weight), BradleyTerry(
+            0.01, 0.5
+        ), Pairs()  # fmt: skip
+    if stage == "rl":
+        return ActorCritic(model, model.with_scalar_head(1)), PPO(), Rollouts()
+    return model, NextToken(), Responses() if stage == "sft" else TinySource()
+
+
+def running(
+    group: Group, folder: str | Path, layout: dict[str, Any], **changed: Any
+) -> tuple[Trainer, list[Outcome]]:
+    """A trainer on a layout, and the outcomes that its steps will add to."""
+    layout = dict(layout)
+    stage, options = layout.pop("stage", "pretrain"), layout.pop("model", {})
+    changed = {"log_every": 1, **layout.pop("settings", {}), **changed}
+    module, objective, source = parts(stage, options)
+    mesh = Mesh(group, Sizes(**layout))
+    made = trainer(
+        Path(folder), module, source, objective=objective, group=group, mesh=mesh, **changed
+    )
+    outcomes: list[Outcome] = []
+    judge = made.update.accepts
+
+    def accepts(outcome: Outcome) -> bool:
+        outcomes.append(outcome)
+        return judge(outcome)
+
+    made.update.accepts = accepts
+    return made, outcomes
+
+
+def losses(group: Group, folder: str, layouts: dict[str, dict[str, Any]], steps: int) -> dict:
+    """layout -> loss and gradient norm of each step."""
+    found = {}
+    for name, layout in layouts.items():
+        made, outcomes = running(group, Path(folder) / name, layout, steps=steps)
+        made.train()
+        found[name] = [[outcome.loss, outcome.gradient_norm] for outcome in outcomes]
+    return found
+
+
+def half_way(group: Group, folder: str, layouts: dict[str, dict[str, Any]]) -> list[str]:
+    """Stops each layout by a signal to its last process in step 4 of 8; what was said."""
+    said = []
+    for name, layout in layouts.items():
+        made, _ = running(group, Path(folder) / name, layout, steps=8, ema=0.9)
+        draw = made.source.batch
+
+        def batch(step: int, draw: Any = draw) -> Batch:
+            if step == 3 and group.rank == group.world_size - 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return draw(step)
+
+        made.source.batch = batch
+        try:
+            made.train()
+        except Interrupted as stopped:
+            said.append(str(stopped))
+    return said
+
+
+def to_the_end(group: Group, folder: str, layouts: dict[str, dict[str, Any]]) -> dict:
+    """layout -> what becomes of what stands in its folder: losses, and the weights at the end."""
+    found = {}
+    for name, layout in layouts.items():
+        made, outcomes = running(group, Path(folder) / name, layout, steps=8, ema=0.9)
+        result = made.train()
+        with made.placement.whole() as module:
+            weights = {n: p.detach().double().norm().item() for n, p in module.named_parameters()}
+        losses = [outcome.loss for outcome in outcomes]
+        found[name] = {"steps": result.steps, "losses": losses, "weights": weights}
+    return found
