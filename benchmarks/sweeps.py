@@ -93,21 +93,19 @@ def sweep_of(size: int, tokens: int, rates: int, seed: int, out: Path) -> Swept:
 def chart(swept: list[Swept]) -> Chart:
     """What each rate loses against the best of its size, over the rate as a multiple of the rule's.
 
-    Losses beyond ten times what may be lost are left out: they would flatten the rest.
+    The axis ends at five times what may be lost: what is far above would flatten the rest.
     """
     series = [
         Series(
             f"{compact(each.size)} parameters",
-            [
-                (rate / each.rule, 100 * (loss / each.best_loss - 1))
-                for rate, loss in each.points
-                if loss / each.best_loss - 1 <= 10 * MOST
-            ],
+            [(rate / each.rule, 100 * (loss / each.best_loss - 1)) for rate, loss in each.points],
             colour,
             "dots",
         )
         for colour, each in enumerate(swept)
     ]
+    highest = 100 * 5 * MOST
+    series.append(Series("", [(1.0, 0.0), (1.0, highest)], "grey", "dashed"))
     return Chart(
         series,
         "peak learning rate over the rule's",
@@ -115,7 +113,7 @@ def chart(swept: list[Swept]) -> Chart:
         "Loss above the best of each sweep over the learning rate as a multiple of the rule's",
         references=[Reference("1%", 100 * MOST)],
         x_log=True,
-        y_zero=True,
+        y_range=(0.0, highest),
     )
 
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
+import io
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
+from fourstage.cli import app
 from fourstage.data.batch import Batch, Example
-from fourstage.errors import Interrupted
+from fourstage.errors import Interrupted, MachineError
 from fourstage.model.actor_critic import ActorCritic
 from fourstage.model.config import ModelConfig
 from fourstage.model.transformer import Transformer
@@ -25,6 +32,7 @@ from fourstage.parallel.mesh import Mesh
 from fourstage.parallel.sizes import Sizes
 from fourstage.randomness import generator, numpy_generator
 from fourstage.stages.reward import WithLanguage
+from fourstage.training import checkpoint
 from fourstage.training.trainer import Trainer
 from fourstage.training.update import Outcome
 from training_support import TinySource, tiny_batch, trainer
@@ -92,7 +100,9 @@ def running(
     """A trainer on a layout, and the outcomes that its steps will add to."""
     layout = dict(layout)
     stage, options = layout.pop("stage", "pretrain"), layout.pop("model", {})
-    changed = {"log_every": 1, **layout.pop("settings", {}), **changed}
+    changed = {"log_every": 5, **layout.pop("settings", {}), **changed}
+    if "steps" in layout:
+        changed["steps"] = layout.pop("steps")
     module, objective, source = parts(stage, options)
     mesh = Mesh(group, Sizes(**layout))
     made = trainer(
@@ -109,11 +119,11 @@ def running(
     return made, outcomes
 
 
-def losses(group: Group, folder: str, layouts: dict[str, dict[str, Any]], steps: int) -> dict:
+def losses(group: Group, folder: str, layouts: dict[str, dict[str, Any]]) -> dict:
     """layout -> loss and gradient norm of each step."""
     found = {}
     for name, layout in layouts.items():
-        made, outcomes = running(group, Path(folder) / name, layout, steps=steps)
+        made, outcomes = running(group, Path(folder) / name, layout)
         made.train()
         found[name] = [[outcome.loss, outcome.gradient_norm] for outcome in outcomes]
     return found
@@ -150,3 +160,67 @@ def to_the_end(group: Group, folder: str, layouts: dict[str, dict[str, Any]]) ->
         losses = [outcome.loss for outcome in outcomes]
         found[name] = {"steps": result.steps, "losses": losses, "weights": weights}
     return found
+
+
+def training_with_a_fault(
+    group: Group, folder: str, layout: dict[str, Any], fault: str
+) -> dict[str, Any]:
+    """Trains 12 steps, the last process with a fault in the middle: exit code and stderr."""
+    made, _ = running(group, folder, layout, steps=12, checkpoint_every=2, keep_checkpoints=9)
+    strike(made, group, fault)
+    code, told = ended(made.train)
+    return {"code": code, "told": told, "steps": made.checkpoints.steps()}
+
+
+def strike(made: Trainer, group: Group, fault: str) -> None:
+    """Makes the last process fail in step 8, or as it writes its part of the checkpoint then."""
+    if group.rank != group.world_size - 1:
+        return
+    draw, save = made.source.batch, checkpoint.save_tensors
+
+    def batch(step: int) -> Batch:
+        if step == 7 and fault == "exception":
+            raise MachineError("the sensor is on fire")
+        if step == 7 and fault == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return draw(step)
+
+    def full(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+        if "00000008" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(path, tensors)
+
+    made.source.batch = batch
+    if fault == "full disk":
+        checkpoint.save_tensors = full
+
+
+def ended(work: Callable[[], Any]) -> tuple[int, str]:
+    """The exit code and the error output of the command line, had it been asked for `work`."""
+    told = io.StringIO()
+    with (
+        mock.patch.object(app, "_dispatch", lambda arguments: work() and 0),
+        contextlib.redirect_stderr(told),
+    ):
+        try:
+            app.main([])
+        except SystemExit as end:
+            return int(end.code or 0), told.getvalue()
+    raise AssertionError("the command line always exits")
+
+
+def under_torchrun(folder: str) -> None:
+    """What torchrun starts: trains; the last process is killed once, in the middle."""
+    torch.set_num_threads(1)
+    group = Group.from_environment("cpu")
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    made, _ = running(
+        group, folder, {"shard": 2}, steps=12, checkpoint_every=2, say=lambda line: print(line)
+    )
+    if not restarts and os.environ.get("UNDISTURBED") != "1":
+        strike(made, group, "killed")
+    made.train()
+    with made.placement.whole() as module:
+        if group.writes:
+            save_file(module.state_dict(), Path(folder) / "final.safetensors")
+    group.close()

@@ -187,7 +187,6 @@ def test_a_config_is_written_so_that_it_is_read_back_or_refused_by_an_option(cha
         ({"logit_multiplier": 0.5}, "model.logit_multiplier"),
         (OWN["gpt2"] | {"head_width": 16}, "model.head_width=16"),
         (OWN["gemma2"] | {"attention_scale": 0.1234}, "model.attention_scale=0.1234"),
-        ({"rope_scaling": RopeScaling("dynamic", 4.0, 32)}, "model.rope_scaling"),
     ],
 )
 def test_options_that_no_architecture_has_are_refused_before_training(changes, words):

@@ -23,68 +23,64 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
     },
 }
 STEPS = {"pretrain": 20, "sft": 20, "reward": 20, "rl": 10}
+BIASES = {"qkv_bias": True, "output_bias": True, "mlp_bias": True, "norm": "layer"}
+MODELS: dict[str, dict[str, Any]] = {
+    "GPT-2": {**BIASES, "activation": "gelu", "positions": "learned", "tie_embeddings": True},
+    "Gemma": {
+        "norm_placement": "around",
+        "attention_softcap": 20.0,
+        "logit_softcap": 10.0,
+        "activation": "geglu",
+        "embedding_multiplier": 5.0,
+        "windows": (4, 0),
+    },
+    "NeoX": {"parallel_residual": True, "qk_norm": False, "rope_fraction": 0.5},
+    "BLOOM": {**BIASES, "positions": "alibi", "embedding_norm": True},
+    "an odd vocabulary": {"vocab_size": 41},
+    "blocks made again": {"recompute": "block"},
+    "experts": {"experts": 4},
+    "experts made again": {"experts": 4, "recompute": "block"},
+}
+NOT_SHARED = {"experts", "experts made again"}
 
 
-def _of_stage(layouts: dict[str, dict[str, Any]], stage: str, **more: Any) -> dict[str, Any]:
-    return {name: {"stage": stage, **layout, **more} for name, layout in layouts.items()}
-
-
-def _losses(folder, stage: str, **more: Any) -> dict[str, list]:
-    """layout -> loss and gradient norm of each step; every process found the same."""
-    found: dict[str, list] = {}
+@pytest.fixture(scope="module")
+def losses(tmp_path_factory) -> dict[str, dict[str, list]]:
+    """case -> layout -> loss and gradient norm of each step; every process found the same."""
+    folder = tmp_path_factory.mktemp("losses")
+    found: dict[str, dict[str, list]] = {}
     for processes, layouts in (ONE | LAYOUTS).items():
-        asked = _of_stage(layouts, stage, **more)
+        cases = {
+            f"{case}: {name}": {"stage": case, "steps": steps, **layout}
+            for case, steps in STEPS.items()
+            for name, layout in layouts.items()
+        }
         if processes == 1:
-            asked["accumulated"] = {**asked["one"], "settings": {"micro_batch_tokens": 9}}
-        answers = together(
-            processes, "parallel_cases:losses", str(folder / str(processes)), asked, STEPS[stage]
-        )
+            cases["pretrain: accumulated"] = {
+                **cases["pretrain: one"], "settings": {"micro_batch_tokens": 9}
+            }  # fmt: skip
+        if processes < 4:
+            cases |= {
+                f"{case}: {name}": {"model": model, "steps": 3, **layout}
+                for case, model in MODELS.items()
+                for name, layout in layouts.items()
+                if name != "replicas" and not ("tensor" in layout and case in NOT_SHARED)
+            }
+        answers = together(processes, "parallel_cases:losses", str(folder / str(processes)), cases)
         assert all(answer == answers[0] for answer in answers)
-        found |= answers[0]
+        for name, steps in answers[0].items():
+            case, layout = name.split(": ")
+            found.setdefault(case, {})[layout] = steps
     return found
 
 
-@pytest.mark.parametrize("stage", STEPS)
-def test_every_layout_trains_as_one_process_does(tmp_path, stage):
-    found = _losses(tmp_path, stage)
-    one = found.pop("one")
-    assert len(one) == STEPS[stage] and len(found) == 7
-    for layout, steps in found.items():
-        for number, (here, there) in enumerate(zip(steps, one, strict=True)):
+@pytest.mark.parametrize("case", [*STEPS, *MODELS])
+def test_every_layout_trains_as_one_process_does(losses, case):
+    one, *others = losses[case].items()
+    assert len(one[1]) == STEPS.get(case, 3) and others
+    for layout, steps in others:
+        for number, (here, there) in enumerate(zip(steps, one[1], strict=True)):
             assert here == pytest.approx(there, rel=1e-4), (layout, number)
-
-
-OTHER_MODELS: dict[str, dict[str, Any]] = {
-    "biases and layer norm": {
-        "qkv_bias": True, "output_bias": True, "mlp_bias": True, "norm": "layer",
-        "activation": "gelu", "positions": "learned", "tie_embeddings": True,
-    },
-    "norms around, capped": {
-        "norm_placement": "around", "attention_softcap": 20.0, "logit_softcap": 10.0,
-        "activation": "geglu", "embedding_multiplier": 5.0, "windows": (4, 0),
-    },
-    "parallel residual": {"parallel_residual": True, "qk_norm": False, "rope_fraction": 0.5},
-    "alibi": {"positions": "alibi", "embedding_norm": True, "norm": "layer"},
-    "a vocabulary that does not divide": {"vocab_size": 41},
-    "blocks made again": {"recompute": "block"},
-}  # fmt: skip
-
-
-def test_every_kind_of_model_is_laid_out(tmp_path):
-    cases = {
-        f"{kind}: {layout}": {**sizes, "model": options}
-        for kind, options in OTHER_MODELS.items()
-        for layout, sizes in (LAYOUTS[2] | {"one": {}}).items()
-        if layout != "replicas"
-    }
-    alone = {name: case for name, case in cases.items() if name.endswith("one")}
-    shared = {name: case for name, case in cases.items() if name not in alone}
-    one = together(1, "parallel_cases:losses", str(tmp_path / "1"), alone, 5)[0]
-    two = together(2, "parallel_cases:losses", str(tmp_path / "2"), shared, 5)[0]
-    for name, steps in two.items():
-        expected = one[f"{name.split(':')[0]}: one"]
-        for here, there in zip(steps, expected, strict=True):
-            assert here == pytest.approx(there, rel=1e-4), name
 
 
 def test_a_checkpoint_of_each_layout_goes_on_in_each_other_one(tmp_path):
@@ -93,15 +89,18 @@ def test_a_checkpoint_of_each_layout_goes_on_in_each_other_one(tmp_path):
     for processes, layouts in every.items():
         said = together(processes, "parallel_cases:half_way", str(saved), layouts)
         assert all("after step 4 of 8 and saved" in line for lines in said for line in lines)
-    straight = together(1, "parallel_cases:to_the_end", str(tmp_path / "straight"), ONE[1])[0]
-    expected = straight["one"]
+    expected: dict[str, Any] = {}
     for processes, layouts in every.items():
         tried = {}
         for before in [name for group in every.values() for name in group]:
             for name, layout in layouts.items():
                 shutil.copytree(saved / before, tmp_path / "tried" / f"{before} -> {name}")
                 tried[f"{before} -> {name}"] = layout
+        if processes == 1:
+            tried["straight"] = ONE[1]["one"]
         found = together(processes, "parallel_cases:to_the_end", str(tmp_path / "tried"), tried)
+        expected = expected or found[0].pop("straight")
         for name, end in found[0].items():
+            assert end["steps"] == 8
             assert end["losses"] == pytest.approx(expected["losses"][4:], rel=1e-4), name
             assert end["weights"] == pytest.approx(expected["weights"], rel=1e-4), name

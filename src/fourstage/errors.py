@@ -28,6 +28,10 @@ class MachineError(FourstageError, RuntimeError):
     exit_code = 1
 
 
+class FailedElsewhere(MachineError):
+    """Another process that this one works with failed, and tells why itself."""
+
+
 class Interrupted(FourstageError):
     """Stopped by a signal after saving; the message says how to go on."""
 

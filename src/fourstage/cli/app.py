@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import Sequence
 
 from fourstage import __version__
-from fourstage.errors import FourstageError, InputError, nearest
+from fourstage.errors import FailedElsewhere, FourstageError, InputError, nearest
 from fourstage.parallel import failing
 
 # name -> what it does; the code is `command` in cli/<name>.py
@@ -128,6 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The console script. Exit codes: 0, 1 machine failed, 2 wrong input, 130 interrupted."""
     try:
         code = _dispatch(sys.argv[1:] if arguments is None else arguments)
+    except FailedElsewhere as error:
+        code = error.exit_code
     except FourstageError as error:
         _tell(getattr(error, "faults", (str(error),)))
         code = error.exit_code
@@ -142,13 +144,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         words = failing.explained(error)
         if words is None:
             raise
-        _tell([words])
+        _tell([words], by_another=True)
         code = 1
     sys.exit(code)
 
 
-def _tell(faults: Sequence[str]) -> None:
+def _tell(faults: Sequence[str], by_another: bool = False) -> None:
     """A line a fault; of several processes, the one that failed first tells."""
-    if failing.is_the_one_to_tell():
+    if failing.is_the_one_to_tell(by_another):
         for fault in faults:
             print(f"error: {failing.name_of_process()}{fault}", file=sys.stderr)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fourstage.recipe import Recipe
 
 _USUAL = "quickstart"
-_SECONDS = 1.0
+_SECONDS = 0.5
 
 
 def command(

@@ -117,8 +117,8 @@ def _words(tuned: Tuned) -> list[str]:
         longer = proposal.rate * times**_HORIZON_POWER
         lines.append(
             f"The stage is {times:.0f} times as long as a trial, and longer runs want lower "
-            f"rates: as tokens^{_HORIZON_POWER} (Bjorck et al., 2024), {longer:.2g} of it. With "
-            "more --time the trials come nearer to the stage."
+            f"rates: falling as tokens^{_HORIZON_POWER} (Bjorck et al., 2024), this one would be "
+            f"{longer:.2g} there. With more --time the trials come nearer to the stage."
         )
     return lines
 

@@ -257,6 +257,11 @@ class PairSource:
     def steps_per_epoch(self) -> int:
         return math.ceil(self._stream.epoch_cells / self.pairs_per_step)
 
+    @property
+    def most_cells(self) -> int:
+        """Cells that no batch has more of."""
+        return 2 * self.pairs_per_step * int(np.asarray(self.store.lengths).max(initial=1))
+
     def batch(self, step: int) -> Batch:
         return pair_batch(self.store, self._stream.at(step), self.margins)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fourstage.errors import InputError
 from fourstage.interchange.families import FAMILIES, Family
+from fourstage.interchange.families.rope import as_saved
 from fourstage.model.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def to_huggingface(config: ModelConfig, head: Head) -> dict[str, Any]:
         InputError: no architecture has these options.
     """
     family = FAMILIES[exportable(config)]
+    config = as_saved(config)
     kind = family.writer if head == "language" else family.scorer
     fields = {"architectures": [kind], "model_type": family.model_type, **_written(config, family)}
     if head == "scalar":
@@ -40,6 +42,7 @@ def exportable(config: ModelConfig) -> str:
     Raises:
         InputError: no architecture has these options, with those that the nearest one lacks.
     """
+    config = as_saved(config)
     tried = [config.family] if config.family in FAMILIES else list(FAMILIES)
     lacking = {name: _lacking(config, FAMILIES[name]) for name in tried}
     best = min(tried, key=lambda name: len(lacking[name]))

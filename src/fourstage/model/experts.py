@@ -85,7 +85,9 @@ class Mixture(nn.Module):
         self.normalised = config.normalise_experts
         self.gate = nn.Linear(config.width, config.experts, bias=False)
         self.experts = Experts(config)
-        even = torch.full((config.experts,), config.experts_per_token / config.experts)
+        share = config.experts_per_token / config.experts
+        # On the CPU even where weights are made on no device and loaded later.
+        even = torch.full((config.experts,), share, device="cpu")
         self.register_buffer("load", even)
         self.sent: Tensor | None = None
 

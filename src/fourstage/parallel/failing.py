@@ -10,11 +10,14 @@ _KEY = "fourstage/failed"
 _GONE = ("connection closed by peer", "connection reset", "broken pipe", "remote process exited")
 
 
-def is_the_one_to_tell() -> bool:
+def is_the_one_to_tell(by_another: bool = False) -> bool:
     """Whether this process is the first to fail.
 
     Those that fail after it mostly do so because it is gone. Before the processes have met, all
     find the same fault, and rank 0 tells it.
+
+    Args:
+        by_another: the error says no more than that another process is gone.
     """
     if _processes() == 1:
         return True
@@ -24,7 +27,7 @@ def is_the_one_to_tell() -> bool:
     try:
         return store.add(_KEY, 1) == 1
     except RuntimeError:  # the process that kept the store is gone
-        return False
+        return not by_another
 
 
 def explained(error: Exception) -> str | None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -56,17 +58,17 @@ class _SharedMLP(MLP):
 class _SharedColumns(nn.Linear):
     region: Region
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.region.leave(F.linear(x, self.weight))
+    def forward(self, input: Tensor) -> Tensor:
+        y = self.region.leave(F.linear(input, self.weight))
         return y if self.bias is None else y + self.bias
 
 
 class _SharedTable(nn.Embedding):
     region: Region
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         rows = self.weight.shape[0]
-        here = tokens - self.region.group.rank * rows
+        here = input - self.region.group.rank * rows
         away = (here < 0) | (here >= rows)
         found = F.embedding(here.masked_fill(away, 0), self.weight)
         return self.region.summed(found.masked_fill(away[:, None], 0.0))
@@ -98,7 +100,7 @@ def share_products(model: Transformer, group: Group, sequence: bool) -> Cut:
     cut = Cut({}, set())
     _become(model, _SharedTransformer, region)
     shares_vocabulary = model.config.vocab_size % group.world_size == 0
-    model.shares_vocabulary = shares_vocabulary  # ty: ignore[unresolved-attribute]
+    model.shares_vocabulary = shares_vocabulary  # ty: ignore[invalid-assignment]
     if shares_vocabulary:
         _become(model.model.embed_tokens, _SharedTable, region)
         _cut(model, "model.embed_tokens", _ROWS, group, cut)
@@ -117,7 +119,8 @@ def share_products(model: Transformer, group: Group, sequence: bool) -> Cut:
 
 def _share_block(model: Transformer, block: str, region: Region, cut: Cut) -> None:
     group = region.group
-    attention, mlp = model.get_submodule(f"{block}.self_attn"), model.get_submodule(f"{block}.mlp")
+    attention = cast("Attention", model.get_submodule(f"{block}.self_attn"))
+    mlp = model.get_submodule(f"{block}.mlp")
     _become(attention, _SharedAttention, region)
     _become(mlp, _SharedMLP, region)
     config = attention.config
@@ -152,7 +155,7 @@ def _become(module: nn.Module, shared: type[nn.Module], region: Region) -> None:
             f"parallel.shard={region.group.world_size} instead"
         )
     module.__class__ = shared
-    module.region = region  # ty: ignore[unresolved-attribute]
+    module.region = region  # ty: ignore[invalid-assignment]
 
 
 def _cut(model: nn.Module, layer: str, axis: int, group: Group, cut: Cut) -> None:

@@ -179,6 +179,7 @@ class Step:
             (Shoeybi et al., Megatron-LM, 2019).
         sequence: whether these also divide what norms and the residual stream hold
             (Korthikanti et al., 2022).
+        workers: threads of a CPU with gradients of their own, each on its part of a micro-batch.
         optimiser: its name in the recipe.
         recompute: whether blocks keep their input alone.
         models: trained at a time (PPO: policy and critic).
@@ -195,6 +196,7 @@ class Step:
     shards: int = 1
     tensor: int = 1
     sequence: bool = False
+    workers: int = 1
     optimiser: str = "adamw"
     recompute: Recompute = "off"
     models: int = 1
@@ -222,16 +224,15 @@ def step_memory(
     kept, working, turn = _activations(config, cells, step)
     # What the head read and the last norm made is let go of before the last block is walked back.
     ends = cells * config.width * step.width / (step.tensor if step.sequence else 1)
-    copies = _joined_weights(config, step)
+    copies = step.workers * _joined_weights(config, step)
     whole, single = _gradients(config, step)
-    head = 0 if step.scores else FP32 * config.vocab_size * config.width / step.tensor / step.shards
-    logits = 0.0 if step.scores else logits_bytes(config, trained_cells, step.device) / step.tensor
-    before = whole if step.accumulates else 0.0
+    logits, head = _logits(config, trained_cells, step)
+    before = max(step.workers * whole if step.accumulates else 0.0, head)
     moments = (
         # gradients, activations, logits
-        (max(before, head), kept + copies, logits + head),
-        (max(before, head), kept + working + turn + copies + single - ends, 0.0),
-        (whole, turn + copies / config.layers + single, 0.0),
+        (before, kept + copies, logits + head),
+        (before, kept + working + turn + copies + single - ends, 0.0),
+        (step.workers * whole, turn + copies / config.layers + single, 0.0),
         (whole, _orthogonalising(config, step), 0.0),
     )
     gradients, activations, in_logits = max(moments, key=sum)
@@ -249,6 +250,15 @@ def state_bytes(config: ModelConfig, step: Step) -> float:
     """Bytes of the optimiser's state for one model."""
     share = step.trained_share * _parameters(config, step) / config.parameters()
     return share * optimiser_bytes(config, step.optimiser) / step.shards
+
+
+def _logits(config: ModelConfig, trained_cells: float, step: Step) -> tuple[float, float]:
+    """Bytes of logits, and of the gradient of the head; each worker has its own."""
+    if step.scores:
+        return 0.0, 0.0
+    share = logits_bytes(config, trained_cells / step.workers, step.device) / step.tensor
+    head = FP32 * config.vocab_size * config.width / step.tensor / step.shards
+    return step.workers * share, step.workers * head
 
 
 def _orthogonalising(config: ModelConfig, step: Step) -> float:

@@ -148,8 +148,8 @@ class Measuring:
         if watched:
             objective = WatchedObjective(objective, self.watch)
             source = WatchedSource(source, self.watch, _WARM_UP)
-            # A thread that draws ahead would hide from the watch.
-            settings |= {"prefetch": False, "log_every": section.log_every}
+            # Threads that draw ahead, or that each compute a part, would hide from the watch.
+            settings |= {"prefetch": False, "workers": 1, "log_every": section.log_every}
             settings.pop("watch_every")
         return self._context(name).train(self.made.module, objective, source, **settings)
 

@@ -102,6 +102,15 @@ class RolloutSource:
         """Steps of one iteration."""
         return self.section.epochs * self.section.minibatches
 
+    @property
+    def most_cells(self) -> int | None:
+        """Cells that no batch has more of; not known where text of pretraining is beside it."""
+        if self.mix is not None:
+            return None
+        section, longest = self.section, max(map(len, self.prompts))
+        largest = -(-section.rollout_batch // section.minibatches)
+        return largest * (longest + section.max_new_tokens)
+
     def batch(self, step: int) -> Batch:
         """The minibatch of a step; the first step of an iteration samples it first."""
         iteration, update = divmod(step, self.updates)

@@ -14,14 +14,19 @@ class Background:
         self._error: BaseException | None = None
 
     def start(self, job: Callable[[], None], name: str) -> None:
-        """Begins a job when the one before is done.
+        """Begins a job when the one before is done; does it at once where no thread can be made.
 
         Raises:
-            Exception: what the job before ended with.
+            Exception: what the job before ended with, or this one without a thread.
         """
         self.wait()
-        self._thread = threading.Thread(target=self._run, args=(job,), name=name)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, args=(job,), name=name)
+        try:
+            thread.start()
+        except RuntimeError:  # there is no memory for a stack of its own
+            job()
+        else:
+            self._thread = thread
 
     def _run(self, job: Callable[[], None]) -> None:
         try:

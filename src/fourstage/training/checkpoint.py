@@ -26,7 +26,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fourstage.errors import MachineError
+from fourstage.errors import FailedElsewhere
 from fourstage.files import atomic_folder, explained, read_json, sha256_file, write_json
 from fourstage.parallel.group import Group
 from fourstage.parallel.placement import Box, Placement
@@ -185,7 +185,8 @@ class Checkpoints:
         """Does its part of a phase, and waits for all; a failure anywhere ends it on all.
 
         Raises:
-            MachineError: this process failed, or another one.
+            MachineError: this process failed.
+            FailedElsewhere: another one did.
         """
         error: Exception | None = None
         try:
@@ -196,7 +197,7 @@ class Checkpoints:
         if error is not None:
             raise error
         if failed != math.inf:
-            raise MachineError(f"process {failed:.0f} could not write its part of {path}")
+            raise FailedElsewhere(f"process {failed:.0f} could not write its part of {path}")
 
     def _prune(self, others: set[int | None]) -> None:
         intact = [step for step in self.steps() if step not in self._damaged]

@@ -15,10 +15,11 @@ class Source(Protocol):
     """Gives the batch of a step.
 
     A source may also have `metrics() -> dict[str, float]`: numbers of its own for the next row of
-    metrics.jsonl (the reward of the last rollouts, the KL coefficient); and, set to True,
-    `depends_on_number_alone`: its batches may then be drawn ahead by a thread. One that reads the
-    module in training (rollouts) has `whole`, which the trainer sets: it gives a context in which
-    the module that the trainer was given holds its present weights.
+    metrics.jsonl (the reward of the last rollouts, the KL coefficient); `most_cells`: a number of
+    cells that no batch exceeds; and, set to True, `depends_on_number_alone`: its batches may then
+    be drawn ahead by a thread. One that reads the module in training (rollouts) has `whole`, which
+    the trainer sets: it gives a context in which the module that the trainer was given holds its
+    present weights.
     """
 
     def batch(self, step: int) -> Batch:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from fourstage.data.batch import Batch
-from fourstage.devices import autocast
 from fourstage.errors import MachineError
 from fourstage.memory import free_bytes
 from fourstage.model.transformer import Transformer
@@ -53,7 +52,6 @@ class Fitting:
     Args:
         group: all processes that train together; they take the same choice.
         stage: whose `micro_batch_tokens` a message names.
-        step: how the model is laid out, for the estimate; the rest of it is filled in here.
         say: prints a line.
         most_cells: of any batch of the source, where it knows.
     """
@@ -65,22 +63,24 @@ class Fitting:
         stage: str,
         measured: Measured,
         say: Callable[[str], None],
-        step: Step | None = None,
         most_cells: int | None = None,
     ):
         self.update, self.group, self.stage = update, group, stage
         self.measured, self.say, self.most_cells = measured, say, most_cells
         self._models = [part for part in update.module.modules() if isinstance(part, Transformer)]
         self._settings = settings = update.settings
-        self._step = replace(
-            step or Step(),
+        sizes = update.placement.mesh.sizes
+        self._step = Step(
             device=update.device.type,
+            replicas=sizes.replicate,
+            shards=sizes.shard,
+            tensor=sizes.tensor,
+            sequence=sizes.sequence,
+            workers=settings.workers if update.passes.replicas else 1,
             optimiser=settings.optimiser,
             average=settings.ema > 0,
             trained_share=_trained_share(update.module),
         )
-        # A process that stops in the middle of a pass that several share leaves the others waiting.
-        self._is_shared = any(hasattr(p, "to_local") for p in update.module.parameters())
         self._is_settled = False
         self._most = settings.micro_batch_tokens or 0
         self._choice = Choice(self._most)
@@ -288,14 +288,15 @@ class Fitting:
         Raises:
             MachineError: it does not fit, and the model is shared by processes.
         """
-        failed, device = False, self.update.device
+        failed, update, device = False, self.update, self.update.device
         state = _random_state(device)
         try:
             self._run(micro, self._room())
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if self._is_shared:
+            if update.placement.is_split:
+                # The others wait in the middle of a pass that they share with this process.
                 raise self._alone(error) from error
             failed = True
         _set_random_state(state, device)
@@ -315,14 +316,13 @@ class Fitting:
 
     def _run(self, micro: Batch, room: list[Tensor]) -> None:
         """One pass forward and backward, while `room` is held."""
-        update = self.update
-        with autocast(update.device):
-            terms, _ = update.objective.sums(update.module, micro.to(update.device))
-        torch.stack([value.float() for value in terms.values()]).sum().backward()
+        counts = self.update.objective.counts(micro)
+        self.update.passes(self.update.objective, [(micro, 1.0)], counts)
 
     def _clear(self) -> None:
-        """Lets go of gradients and of what the allocator keeps for later."""
+        """Lets go of what passes left, and of what the allocator keeps for later."""
         self.update.optimiser.zero_gradients()
+        self.update.passes.loads.take()
         if self.update.device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -93,7 +93,8 @@ class Passes:
             part.backward()
             self.loads.add(weight, copy)
             counted = metrics if weight else dict.fromkeys(metrics, (0.0, 0.0))
-            passed.add(Passed(part.detach(), counted))
+            passed.loss += part.detach()
+            add_metrics(passed.metrics, counted)
         return passed
 
 

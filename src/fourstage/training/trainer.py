@@ -109,7 +109,7 @@ class Trainer:
             most_cells=getattr(source, "most_cells", None),
         )
         if hasattr(source, "whole"):
-            source.whole = self.placement.whole
+            source.whole = self.placement.whole  # ty: ignore[invalid-assignment]
         self.stability = Stability(settings)
         self.batches = Batches(source, settings, self.stability, self.device)
         self.watch = Watch(self.module, self.update.optimiser, settings)

@@ -68,7 +68,9 @@ class Update:
         self.group = group
         self.data = self.placement.mesh.data
         self.optimiser = Optimiser(self.module, settings)
-        self.passes = Passes(self.module, device, settings.workers)
+        # What is gathered and summed on the way takes all processes in step: no threads beside it.
+        workers = 1 if self.placement.is_split else settings.workers
+        self.passes = Passes(self.module, device, workers)
         self.accepts: Callable[[Outcome], bool] = lambda outcome: True
         self.average = (
             MovingAverage([local(p) for p in self.optimiser.parameters], settings.ema)

@@ -10,7 +10,7 @@ import numpy as np
 
 # Loss rises steeply where training becomes unstable, so a parabola holds near the lowest point
 # only: within two octaves of the best rate, and where the loss is at most a tenth above its own.
-_OCTAVES, _HIGHEST = 2.0, 1.1
+_OCTAVES, HIGHEST = 2.0, 1.1
 # Two-sided 95% quantiles of Student's t by degrees of freedom, and beyond them.
 _STUDENT = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 _BEYOND = 1.96
@@ -82,7 +82,7 @@ def _near(found: Sequence[tuple[float, float]], best: int) -> list[tuple[float, 
         point
         for index, point in enumerate(found)
         if abs(index - best) <= 1
-        or (abs(math.log2(point[0] / rate)) <= _OCTAVES + 0.01 and point[1] <= loss * _HIGHEST)
+        or (abs(math.log2(point[0] / rate)) <= _OCTAVES + 0.01 and point[1] <= loss * HIGHEST)
     ]
 
 

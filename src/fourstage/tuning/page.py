@@ -11,6 +11,7 @@ from fourstage.reporting.charts import Chart, Series
 from fourstage.reporting.figures import wide_figure
 from fourstage.reporting.html import Markup, join, table, tag
 from fourstage.reporting.page import POLICY
+from fourstage.tuning.fit import HIGHEST
 from fourstage.tuning.grid import Setting
 from fourstage.tuning.proposal import Sweep, sweeps
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 _COLOURS = 6
 # Points of a parabola that is drawn.
-_CURVE = 25
+_CURVE = 50
 
 
 def chart(found: Sequence[Sweep], centre: Setting, labels: Sequence[str] | None = None) -> Chart:
@@ -47,9 +48,9 @@ def chart(found: Sequence[Sweep], centre: Setting, labels: Sequence[str] | None 
 
 
 def _parabola(sweep: Sweep) -> list[tuple[float, float]]:
-    """The parabola where it lies within the heights of its own trials."""
+    """The parabola where it is said to hold."""
     rates = [outcome.setting.rate for outcome in sweep.outcomes]
-    highest = max(outcome.loss for outcome in sweep.outcomes if outcome.loss is not None)
+    highest = HIGHEST * sweep.fit.loss
     low, high = min(rates), max(rates)
     at = [low * (high / low) ** (place / (_CURVE - 1)) for place in range(_CURVE)]
     return [(r, loss) for r in at if (loss := sweep.fit.loss_at(r)) <= highest]

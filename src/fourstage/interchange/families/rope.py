@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from fourstage.errors import InputError
@@ -19,6 +20,26 @@ _ORIGINAL = "original_max_position_embeddings"
 _FRACTION = "partial_rotary_factor"
 KINDS = ("linear", "dynamic", "yarn", "llama3", "longrope")
 _LOCAL, _GLOBAL = "sliding_attention", "full_attention"
+
+
+def as_saved(config: ModelConfig) -> ModelConfig:
+    """The same angles in the one way that a config.json says them.
+
+    A scaling by the length of the sequence (`dynamic`) is one table here, of the model's context:
+    beyond the original one that is plain RoPE of a larger base, and in transformers only so.
+    """
+    scaling = config.rope_scaling
+    if scaling is None or config.positions != "rotary":
+        return config
+    if scaling.kind == "linear":
+        return replace(config, rope_scaling=replace(scaling, original_context=0))
+    original = scaling.original_context or config.context
+    if scaling.kind != "dynamic" or config.context <= original:
+        return config
+    stretch = scaling.factor * config.context / original - (scaling.factor - 1)
+    width = config.rotary_width
+    base = config.rope_theta * stretch ** (width / (width - 2)) if width > 2 else config.rope_theta
+    return replace(config, rope_theta=base, rope_scaling=None)
 
 
 def rotary(
