@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fourstage.cli.planned import told
 from fourstage.model.config import ModelConfig
 from fourstage.model.transformer import Transformer
 from fourstage.objectives.bradley_terry import BradleyTerry
@@ -21,8 +22,11 @@ from fourstage.planning.memory import (
     optimiser_bytes,
     step_memory,
 )
+from fourstage.planning.plan import make_plan
+from fourstage.planning.speed import Speed
 from fourstage.planning.steps import largest_fit, stage_step
 from fourstage.recipe import load
+from fourstage.reporting.numbers import SPACE, storage
 from fourstage.training.settings import TrainSettings
 from fourstage.training.update import Update
 from memory_support import RAGGED, SHAPE, documents, peak_bytes
@@ -170,6 +174,18 @@ def test_a_gpu_recomputes_blocks_only_where_few_tokens_fit_otherwise():
     told = load("single-host", ["device=cuda", "compute.recompute=off"])
     facts = DataFacts(device="cuda", memory_bytes=36e9)
     assert largest_fit(LARGE, told, "pretrain", facts).recompute == "off"
+
+
+def test_a_plan_shows_the_memory_of_its_largest_stage_by_layout_and_recomputation():
+    speed = Speed("8 x H100", 3e15, 1e15, 1e4, 0.01, "data sheet", devices=8)
+    facts = DataFacts(device="cuda", memory_bytes=80e9, devices=8)
+    plan = make_plan(load("single-host", ["device=cuda", "model.params=7B"]), facts, speed)
+    found = {(each.layout, each.recompute): each.memory.total for each in plan.layouts}
+    assert {layout for layout, _ in found} == {"one device", "shard=8", "tensor=8"}
+    for layout in ("one device", "shard=8", "tensor=8"):
+        assert found[layout, "block"] < found[layout, "off"] <= found["one device", "off"]
+    page = told(plan, "title", [], None)
+    assert "shard=8" in page and storage(found["shard=8", "off"]).replace(SPACE, "") in page
 
 
 def test_the_step_of_a_stage_is_what_its_recipe_says():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -48,9 +49,11 @@ class Cramped(NextToken):
     def __init__(self, most: int, from_pass: int = 0):
         self.most, self.from_pass = most, from_pass
         self.passed: list[int] = []
+        self.drawn = torch.zeros(())
 
     def sums(self, module: Any, micro: Batch) -> Any:
         self.passed.append(micro.cells)
+        self.drawn = torch.rand(())  # as a module with dropout draws
         if micro.cells > self.most and len(self.passed) > self.from_pass:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return super().sums(module, micro)
@@ -86,7 +89,7 @@ def test_each_choice_takes_less_than_the_one_before(asked, whole, recompute):
 
 @given(st.lists(st.integers(2, 30), min_size=1, max_size=6), st.integers(1, 200), st.booleans())
 def test_the_largest_micro_batch_is_as_full_as_documents_fill_it(lengths, cells, paired):
-    rows = [Example(torch.arange(length).numpy()) for length in lengths for _ in range(2)]
+    rows = [Example(np.arange(length)) for length in lengths for _ in range(2)]
     group = [i // 2 for i in range(len(rows))] if paired else None
     batch = Batch.rows(rows, group)
     micro, largest = filled(batch, cells), longest(batch)
@@ -122,9 +125,11 @@ def test_a_trial_changes_no_bit_of_what_is_trained(tmp_path, scarce):
 
 
 def test_a_trial_leaves_random_streams_weights_and_gradients_alone(tmp_path, scarce):
-    made, _ = tried(tmp_path, micro_batch_tokens=48)
+    objective = Cramped(24)
+    made, _ = tried(tmp_path, micro_batch_tokens=48, objective=objective)
     before, state = weights_of(made.module), torch.get_rng_state()
     made.fitting._settle(tiny_batch(0, 0))
+    assert len(objective.passed) == 2
     assert torch.equal(state, torch.get_rng_state())
     assert same_bits(before, weights_of(made.module))
     assert all(parameter.grad is None for parameter in made.module.parameters())
@@ -197,6 +202,19 @@ def test_memory_that_runs_out_in_a_step_repeats_it_with_smaller_micro_batches(tm
     assert kept[-1]["fitting"]["micro_batch_tokens"] == 24
     for a, b in zip(whole.module.parameters(), late.module.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=5e-5)
+
+
+def test_a_repeated_step_draws_the_numbers_it_drew_before(tmp_path):
+    batch = Batch.language([Example(np.arange(13) % 40)] * 2)
+    objective = Cramped(12)
+    made, _ = tried(tmp_path, micro_batch_tokens=24, objective=objective)
+    torch.manual_seed(0)
+    expected = [torch.rand(()) for _ in range(2)][-1]
+    torch.manual_seed(0)
+    made.fitting(batch, 1e-3)
+    # One pass that failed, then one for each document.
+    assert objective.passed == [24, 12, 12]
+    assert torch.equal(objective.drawn, expected)
 
 
 def test_a_document_that_does_not_fit_by_itself_ends_the_run_with_its_length(tmp_path):

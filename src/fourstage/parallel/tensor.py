@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from typing import cast
-from typing import cast
 
 import torch
 import torch.nn.functional as F

@@ -295,10 +295,11 @@ class Trainer:
         if self._is_due(settings.sample_every):
             self._write_samples()
         value = measured.get("validation_loss")
-        if value is None or (self.best is not None and not value < self.best.value):
-            return False
-        self.best = Best(self.counts.step, float(value))
-        return True
+        is_best = value is not None and (self.best is None or value < self.best.value)
+        if is_best:
+            self.best = Best(self.counts.step, float(value))
+        # One process has measured, and all save together.
+        return validates and self.group.any(is_best)
 
     def _is_due(self, every: int) -> bool:
         step = self.counts.step
@@ -342,6 +343,9 @@ class Trainer:
     def _checkpoint_is_due(self) -> bool:
         seconds, step = self.settings.checkpoint_seconds, self.counts.step
         by_time = 0 < seconds <= time.monotonic() - self._saved_at
+        if self.placement.is_split:
+            # All save together, by the clock of the one that writes.
+            by_time = self.group.any(by_time and self.group.writes)
         return (
             by_time or step == self.settings.steps or self._is_due(self.settings.checkpoint_every)
         )
