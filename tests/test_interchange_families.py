@@ -184,8 +184,8 @@ def loss_of(logits: torch.Tensor, tokens: list[int]) -> torch.Tensor:
 def test_a_folder_of_transformers_has_the_same_logits_and_greedy_text_here(case, made):
     theirs, ours = made(case)
     assert exportable(ours.config) == CASES[case][2]
-    # LongRoPE's factors go by the model's context here, by the sequence at hand there.
-    read = [TOKENS] if "longrope" in case else [TOKENS, SHORT]
+
+    read = [TOKENS, SHORT]
     for tokens in read:
         assert (their_logits(theirs, tokens) - logits_of(ours, tokens)).abs().max() < 1e-4
     for prompt in read:

@@ -71,9 +71,11 @@ def test_documents_packed_together_are_as_alone(make):
 @every_model
 def test_generating_a_token_at_a_time_is_as_reading_them_all(make):
     model, rows = make().double(), documents()
-    begun = [max(1, n // 2) for n in LENGTHS]
+    scaling = model.config.rope_scaling
+    begun = [3, 1, 2, 1, 2] if scaling == LONG else [max(1, n // 2) for n in LENGTHS]
     cache = KVCache(model.config, len(rows), 30, dtype=torch.float64)
-    rows = [row + [(3 * place) % 60 for place in range(9)] for row in rows]
+    more = [(3 * place) % 60 for place in range(9)]
+    rows = [(row + more)[: n + 9] for row, n in zip(rows, begun, strict=True)]
     read = [logits_of(model, row) for row in rows]
     with torch.no_grad():
         starts = [row[:n] for row, n in zip(rows, begun, strict=True)]
@@ -145,6 +147,30 @@ def test_layers_with_a_window_turn_by_their_own_base():
     row = documents()[2]
     assert_close(logits_of(mixed, row), logits_of(local, row))
     assert not torch.allclose(logits_of(tiny_model(), row), logits_of(local, row), atol=1e-2)
+
+
+def test_a_document_that_is_longer_than_the_original_context_turns_by_the_long_factors():
+    model = tiny_model(rope_scaling=LONG)
+    short, long = (
+        tiny_model(rope_scaling=replace(LONG, short_factors=f, long_factors=f))
+        for f in (LONG.short_factors, LONG.long_factors)
+    )
+    row = [(3 * place) % 60 for place in range(20)]
+    assert_close(logits_of(model, row[:12]), logits_of(short, row[:12]))
+    assert_close(logits_of(model, row[:13]), logits_of(long, row[:13]))
+    assert not torch.allclose(logits_of(short, row), logits_of(long, row), atol=1e-2)
+    # A row keeps what its prompt began with, and takes it along when others leave.
+    prompts = [row[:13], row[:4], row[:16]]
+    cache = KVCache(model.config, 3, 30)
+    with torch.no_grad():
+        model(flat(prompts), Layout([13, 4, 16]), cache=cache)
+        cache.keep(torch.tensor([2, 1]))
+        for step in range(10):
+            new = torch.tensor([row[(16 + step) % 20], row[4 + step]])
+            drawn = model.logits(model.decode(new, cache))
+        last = row[16:] + row[:6]
+    assert_close(drawn[0], logits_of(long, row[:16] + last)[-1], atol=1e-4, rtol=1e-4)
+    assert_close(drawn[1], logits_of(short, row[:14])[-1], atol=1e-4, rtol=1e-4)
 
 
 def test_windows_leave_each_nth_layer_open():

@@ -75,6 +75,8 @@ def test_scaled_angles_are_those_of_transformers(name):
     )
     cos, sin = rotary_table(config, "cpu")
     # Angles grow with positions, and their rounding with them.
+    # The table of long documents stands behind that of short ones.
+    cos, sin = cos[-context:], sin[-context:]
     near = {"atol": 1e-6 * context, "rtol": 1e-5}
     assert_close(cos, angles.cos() * factor, **near)
     assert_close(sin, angles.sin() * factor, **near)

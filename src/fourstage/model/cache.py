@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fourstage.model.config import ModelConfig
 from fourstage.model.layout import Layout
+from fourstage.model.positions import table_offsets
 
 
 class KVCache:
@@ -21,6 +22,7 @@ class KVCache:
         visible: [batch, 1, 1, capacity] what is added to scores: 0 where a row holds a token, else
             minus infinity.
         longest: columns that any row may use; attention reads no further.
+        offsets: [batch] where each row's angles begin in the table, None: at 0.
     """
 
     def __init__(
@@ -40,6 +42,8 @@ class KVCache:
         self.visible = torch.full(
             (batch, 1, 1, capacity), -torch.inf, device=device, dtype=torch.float32
         )
+        self.offsets: Tensor | None = None
+        self._config = config
         self._rows = torch.arange(batch, device=device)
         self.longest = 0
 
@@ -67,6 +71,8 @@ class KVCache:
                 f"of {self.batch} rows of {self.capacity}"
             )
         self.lengths[: layout.documents] = torch.tensor(layout.lengths, device=self.lengths.device)
+        lengths = [*layout.lengths, *[0] * (self.batch - layout.documents)]
+        self.offsets = table_offsets(self._config, lengths, self.lengths.device)
         columns = torch.arange(self.capacity, device=self.lengths.device)
         hidden = columns[None, :] >= self.lengths[:, None]
         self.visible.zero_().masked_fill_(hidden[:, None, None, :], -torch.inf)
@@ -115,5 +121,7 @@ class KVCache:
                 tensors[layer] = tensor[: rows.shape[0]]
         self.lengths = self.lengths[rows]
         self.visible = self.visible[rows]
+        if self.offsets is not None:
+            self.offsets = self.offsets[rows]
         self._rows = self._rows[: rows.shape[0]]
         self.longest = min(self.longest, int(self.lengths.max())) if len(rows) else 0

@@ -30,7 +30,8 @@ class RopeScaling:
 
     Attributes:
         kind: `linear` (Chen et al., 2023), `dynamic` (NTK by length, 2023), `yarn` (Peng et al.,
-            2023), `llama3` (Llama 3.1), `longrope` (Ding et al., 2024: a factor for each pair).
+            2023), `llama3` (Llama 3.1), `longrope` (Ding et al., 2024: a factor for each pair,
+            by the length of a document).
         factor: context over `original_context`.
         low_frequency, high_frequency: of `llama3`: turns in the original context below which a
             pair is stretched by the whole factor, and above which not at all.

@@ -29,7 +29,8 @@ def decode(model: Transformer, tokens: Tensor, cache: KVCache) -> Tensor:
     """
     columns = cache.open_cells()
     x = model.model.embed(tokens, columns)
-    usual = _signed(model.cos[columns], model.sin[columns])
+    places = columns if cache.offsets is None else columns + cache.offsets
+    usual = _signed(model.cos[places], model.sin[places])
     local = usual
     if model.config.local_rope_theta:
         local = _signed(model.local_cos[columns], model.local_sin[columns])

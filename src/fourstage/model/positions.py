@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,17 +17,38 @@ def rotary_table(
     """Cosines and sines, each [context, rotary_width / 2] (Su et al., RoFormer, 2021).
 
     `local` is the table of layers with a window where they have a base of their own (Gemma 3),
-    which is not scaled. Without rotary positions both are empty, [context, 0].
+    which is not scaled. Without rotary positions both are empty, [context, 0]. Where angles depend
+    on a document's length there are two tables, one behind the other (`table_offsets`).
     """
     theta = config.local_rope_theta if local else config.rope_theta
     width = config.rotary_width
     pairs = torch.arange(0, width, 2, dtype=torch.float32, device=device)
     frequencies, factor = 1.0 / theta ** (pairs / max(width, 1)), 1.0
+    places = torch.arange(config.context, device=device).float()
     if config.rope_scaling is not None and not local:
         frequencies, factor = _scaled(frequencies, theta, config.rope_scaling, config.context)
-    angles = torch.outer(torch.arange(config.context, device=device).float(), frequencies)
+    angles = torch.cat([torch.outer(places, each) for each in torch.atleast_2d(frequencies)])
     cos, sin = angles.cos(), angles.sin()
     return (cos, sin) if factor == 1.0 else (cos * factor, sin * factor)
+
+
+def table_offsets(
+    config: ModelConfig, lengths: Sequence[int], device: torch.device | str
+) -> Tensor | None:
+    """[documents] where the angles of documents of `lengths` begin in the table; None: at 0.
+
+    LongRoPE has a table for documents of up to the original context and one for longer ones. A
+    document that is being generated keeps the one it began with.
+    """
+    scaling = config.rope_scaling
+    if scaling is None or scaling.kind != "longrope" or not _has_long(scaling, config.context):
+        return None
+    are_long = [length > scaling.original_context for length in lengths]
+    return config.context * torch.tensor(are_long, device=device).long()
+
+
+def _has_long(scaling: RopeScaling, context: int) -> bool:
+    return 0 < scaling.original_context < context
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -65,9 +87,8 @@ def _scaled(
 ) -> tuple[Tensor, float]:
     """The frequencies for a longer context, and what cosines and sines are multiplied by.
 
-    Where transformers chooses by the length of the sequence at hand (`dynamic`, `longrope`), here
-    the model's context decides: one table, so that a token means the same alone, in a batch, and
-    while it is being generated.
+    `dynamic` takes them for the whole context, where transformers takes those of the longest
+    sequence at hand: a token means the same alone, in a batch, and while it is being generated.
     """
     width = 2 * frequencies.shape[0]
     original = scaling.original_context or context
@@ -118,8 +139,12 @@ def _yarn(
 def _longrope(
     frequencies: Tensor, scaling: RopeScaling, context: int, original: int
 ) -> tuple[Tensor, float]:
-    """Ding et al., *LongRoPE* (2024): a factor a pair, one list up to the original context."""
-    chosen = scaling.long_factors if context > original else scaling.short_factors
+    """Ding et al., *LongRoPE* (2024): a factor a pair, those of short documents before those of
+    long ones, which there are where the context is longer than the original one.
+    """
+    chosen = [scaling.short_factors]
+    if _has_long(scaling, context):
+        chosen.append(scaling.long_factors)
     factors = torch.tensor(chosen, dtype=torch.float32, device=frequencies.device)
     usual = 1.0
     if scaling.factor > 1:

@@ -25,7 +25,7 @@ from fourstage.model.initialisation import initialise
 from fourstage.model.layout import Layout
 from fourstage.model.mlp import MLP
 from fourstage.model.norms import norm_of
-from fourstage.model.positions import rotary_table
+from fourstage.model.positions import rotary_table, table_offsets
 
 if TYPE_CHECKING:
     from fourstage.model.cache import KVCache
@@ -115,7 +115,7 @@ class Transformer(nn.Module):
             beside the weights, not applied by `scores`.
         recompute: `block` keeps, of each block, its input alone for the backward pass, which makes
             the rest again: a third more operations, the same gradients.
-        cos, sin: [context, rotary_width / 2] of the angles; empty without rotary positions.
+        cos, sin: [context, rotary_width / 2] of the angles (`rotary_table`).
         local_cos, local_sin: those of layers with a window, where they have a base of their own.
     """
 
@@ -157,7 +157,7 @@ class Transformer(nn.Module):
         `routing` gets what the router of each layer did.
         """
         x = self.model.embed(tokens, layout.positions)
-        angles = self.angles(layout.positions)
+        angles = self.angles(layout)
         again = self.recompute == "block" and torch.is_grad_enabled() and cache is None
         for index, block in enumerate(self.model.layers):
             keep = None if cache is None else (cache, index)
@@ -167,9 +167,13 @@ class Transformer(nn.Module):
                 x = block(x, *angles[index], layout, keep, routing)
         return self.model.norm(x)
 
-    def angles(self, positions: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """For each layer the cosines and sines at [cells] positions, [cells, rotary_width / 2]."""
-        usual = (self.cos[positions], self.sin[positions])
+    def angles(self, layout: Layout) -> list[tuple[Tensor, Tensor]]:
+        """For each layer the cosines and sines of each cell, [cells, rotary_width / 2]."""
+        positions = places = layout.positions
+        offsets = table_offsets(self.config, layout.lengths, positions.device)
+        if offsets is not None:
+            places = positions + offsets[layout.document_ids]
+        usual = (self.cos[places], self.sin[places])
         if not self.config.local_rope_theta:
             return [usual] * self.config.layers
         local = (self.local_cos[positions], self.local_sin[positions])
