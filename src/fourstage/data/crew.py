@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 import multiprocessing
 import os
 import queue
@@ -15,6 +13,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
 from fourstage.errors import MachineError
+from fourstage.memory import give_back
 
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
@@ -46,7 +45,7 @@ class Crew(Generic[Task, Answer]):
             work = self.make()
             yield from (work(task) for task in tasks)
             return
-        _give_back()
+        give_back()
         team = [_Worker(self.make) for _ in range(self.workers)]
         try:
             yield from _in_order(team, tasks)
@@ -167,15 +166,6 @@ def workers_for(size: int, asked: int | None) -> int:
         return asked
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(cores or 1, 1 + size // 8_000_000)
-
-
-def _give_back() -> None:
-    """Gives the system the memory that this process has freed, for the workers to have."""
-    gc.collect()
-    # Of GNU's C library; others give it back by themselves.
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:
-        trim(0)
 
 
 @contextlib.contextmanager
