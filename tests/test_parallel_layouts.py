@@ -41,7 +41,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "experts": {"experts": 4},
     "experts made again": {"experts": 4, "recompute": "block"},
 }
-NOT_SHARED = {"experts", "experts made again"}
+OPTIMISERS = ("muon", "adamw8bit")
+NOT_SHARED = {"experts", "experts made again", *OPTIMISERS}
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +61,13 @@ def losses(tmp_path_factory) -> dict[str, dict[str, list]]:
                 **cases["pretrain: one"], "settings": {"micro_batch_tokens": 9}
             }  # fmt: skip
         if processes < 4:
+            others = {case: {"model": model} for case, model in MODELS.items()}
+            # Wide enough for moments in 8 bits.
+            wide = {"mlp_width": 256}
+            others |= {o: {"model": wide, "settings": {"optimiser": o}} for o in OPTIMISERS}
             cases |= {
-                f"{case}: {name}": {"model": model, "steps": 3, **layout}
-                for case, model in MODELS.items()
+                f"{case}: {name}": {"steps": 3, **other, **layout}
+                for case, other in others.items()
                 for name, layout in layouts.items()
                 if name != "replicas" and not ("tensor" in layout and case in NOT_SHARED)
             }
@@ -74,7 +79,7 @@ def losses(tmp_path_factory) -> dict[str, dict[str, list]]:
     return found
 
 
-@pytest.mark.parametrize("case", [*STEPS, *MODELS])
+@pytest.mark.parametrize("case", [*STEPS, *MODELS, *OPTIMISERS])
 def test_every_layout_trains_as_one_process_does(losses, case):
     one, *others = losses[case].items()
     assert len(one[1]) == STEPS.get(case, 3) and others

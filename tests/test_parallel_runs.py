@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from fourstage.files import read_json
 from parallel_support import environment
 from pipeline_support import STAGES, left_behind, recipe_file, results, rows, weights
 
@@ -100,3 +101,24 @@ def _kill_all(process: subprocess.Popen) -> None:
         except ProcessLookupError:
             continue
     process.communicate()
+
+
+def test_a_signal_to_torchrun_saves_on_all_and_is_told_once(tmp_path):
+    overrides = ["pretrain.steps=4000", "world.documents=20000", "pretrain.checkpoint_every=0",
+                 "pretrain.validate_every=0", "pretrain.sample_every=0"]  # fmt: skip
+    run = tmp_path / "run"
+    asked = [*LAYOUTS["shards"], *overrides]
+    process = _started(recipe_file(tmp_path), run, 2, asked)
+    while _lines(run) < 5:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    said, _ = process.communicate(timeout=30)
+    (line,) = [line for line in said.splitlines() if "error: " in line and "process" in line]
+    assert "stopped by SIGTERM after step" in line and "and saved" in line
+    assert read_json(run / "run.json")["stages"]["pretrain"]["status"] == "interrupted"
+    (saved,) = (run / "pretrain" / "checkpoints").iterdir()
+    assert sorted(path.name for path in saved.glob("*.safetensors")) == [
+        "model.00000.safetensors", "model.00001.safetensors",
+        "optimiser.00000.safetensors", "optimiser.00001.safetensors",
+    ]  # fmt: skip

@@ -162,11 +162,3 @@ def first_ratio_is_one(
             )
 
     return guard
-
-
-def first_not_finite(names: Sequence[str], tensors: Sequence[Tensor]) -> str | None:
-    """The first name whose tensor holds an infinity or a NaN."""
-    for name, tensor in zip(names, tensors, strict=True):
-        if not bool(tensor.isfinite().all()):
-            return name
-    return None

@@ -8,10 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
-
-def local(tensor: Tensor) -> Tensor:
-    """The memory of this process's own part; of a plain tensor all of it."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+from fourstage.parallel.placement import local
 
 
 def local_gradient(parameter: Tensor) -> Tensor:
