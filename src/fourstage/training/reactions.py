@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -65,13 +65,27 @@ class Stability:
                 gaps.append((first, last))
         return gaps
 
-    def leave_out(self, to_step: int, from_step: int, cause: dict[str, Any]) -> Rollback:
-        """Records that the batches of the steps after `to_step`, up to the one that makes
-        `from_step`, are not trained on again."""
-        first, last = self.batch_of(to_step), self.batch_of(from_step - 1)
-        rollback = Rollback(to_step, from_step, first, last, cause)
-        self.rollbacks.append(rollback)
-        return rollback
+    def rollback(self, spiked: int, cause: dict[str, Any]) -> Rollback | None:
+        """The rollback that a spike in the making of step `spiked` brings about; None where there
+        have been as many as there may be. It counts once it is one of `rollbacks`."""
+        if len(self.rollbacks) >= self.settings.most_rollbacks:
+            return None
+        kept = max(0, spiked - self.settings.rollback_steps)
+        return Rollback(kept, spiked, self.batch_of(kept), self.batch_of(spiked - 1), cause)
+
+    def needed(self, step: int, saved: Sequence[int]) -> set[int]:
+        """Which of the `saved` checkpoints rollbacks to come may need: of one at the step after
+        `step`, and of all that may still be taken, each at the first step after the one before.
+
+        Args:
+            saved: steps of the checkpoints that there are, in rising order.
+        """
+        found: set[int] = set()
+        if self.settings.on_spike == "rollback":
+            for times in (1, self.settings.most_rollbacks - len(self.rollbacks)):
+                kept = max(0, step + 1 - times * self.settings.rollback_steps)
+                found.update([each for each in saved if each <= kept][-1:])
+        return found
 
     def left_out_before(self, step: int) -> list[Rollback]:
         """The rollbacks whose batches lie between those of the step before and of `step`."""

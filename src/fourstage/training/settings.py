@@ -37,7 +37,7 @@ class TrainSettings:
             multiplies the learning rate by `lowered_rate` from there on.
         spike_deviations: how far above the median of the last `spike_window` steps a loss or
             gradient norm is a spike, in robust standard deviations.
-        watch_every: steps between looks at activations, logits and updates; None is `log_every`.
+        watch_every: steps between looks at activations, logits, updates; None is twice `log_every`.
         prefetch: whether a thread draws the next batch ahead; None does on CUDA.
         recompute: whether blocks are computed again in the backward pass: auto, off or block.
         memory: share of the free memory that a step may take.

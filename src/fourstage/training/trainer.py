@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from fourstage.objectives.objective import Objective
 from fourstage.parallel.apply import lay_out
 from fourstage.parallel.group import Group
 from fourstage.parallel.mesh import Mesh
-from fourstage.parallel.placement import local
 from fourstage.training.batches import Batches
 from fourstage.training.checkpoint import Checkpoints, Snapshot
 from fourstage.training.clock import StageClock
@@ -44,6 +43,7 @@ from fourstage.training.settings import TrainSettings
 from fourstage.training.signals import StopRequest
 from fourstage.training.update import Outcome, Update
 from fourstage.training.watching import Watch
+from fourstage.training.weights import as_it_would_end, fits, put_back, tensors_of
 
 
 class Trainer:
@@ -214,27 +214,25 @@ class Trainer:
         Raises:
             Unstable: it has gone back as often as it may.
         """
-        settings, spiked = self.settings, self.counts.step + 1
-        if settings.on_spike != "rollback":
+        if self.settings.on_spike != "rollback":
             return False
+        spiked = self.counts.step + 1
         cause = self._cause(batch, outcome)
         why = f"step {spiked} {words(outcome, cause)}"
-        if len(self.stability.rollbacks) >= settings.most_rollbacks:
+        rollback = self.stability.rollback(spiked, cause)
+        if rollback is None:
             raise Unstable(
-                f"{why}, after {settings.most_rollbacks} rollbacks: lower learning_rate, or look "
-                "at the data of these steps; earlier checkpoints are intact"
+                f"{why}, after {len(self.stability.rollbacks)} rollbacks: lower learning_rate, or "
+                "look at the data of these steps; earlier checkpoints are intact"
             )
-        kept = max(0, spiked - settings.rollback_steps)
-        rollback = self.stability.leave_out(kept, spiked, cause)
-        rollbacks = self.stability.rollbacks
-        step = self._return_to(kept)
-        self.stability.rollbacks = rollbacks
+        rollbacks = [*self.stability.rollbacks, rollback]
+        step = self._return_to(rollback.to_step)
         if step < 0:
-            rollbacks.pop()
-            self.say(f"no checkpoint of step {kept} or before is intact: cannot go back")
+            self.say(f"no checkpoint of step {rollback.to_step} or before is intact: stays here")
             return False
+        self.stability.rollbacks = rollbacks
         self.say(
-            f"{why}; going back to step {kept}, and on from there without batches "
+            f"{why}; going back to step {rollback.to_step}, and on from there without batches "
             f"{rollback.first} to {rollback.last}"
         )
         if self.group.writes:
@@ -273,7 +271,7 @@ class Trainer:
     def _cause(self, batch: Batch, outcome: Outcome) -> dict[str, Any]:
         if not outcome.fault:
             return cause_of(outcome)
-        most = self.settings.micro_batch_tokens
+        most = self.update.settings.micro_batch_tokens
         return cause_of(outcome, diagnose(self.module, self.objective, batch, self.device, most))
 
     def _look(self, batch: Batch, before: list[Tensor]) -> None:
@@ -288,7 +286,7 @@ class Trainer:
         settings, measured = self.settings, {}
         validates = self.validate is not None and self._is_due(settings.validate_every)
         if validates:
-            with self._as_it_would_end():
+            with as_it_would_end(self.update):
                 measured = dict(self.validate()) if self.group.writes else {}
         if validates or self.counts.step == 1 or self._is_due(settings.log_every):
             self._write_row(rate, measured)
@@ -320,25 +318,9 @@ class Trainer:
     def _write_samples(self) -> None:
         if self.sample is None:
             return
-        with self._as_it_would_end():
+        with as_it_would_end(self.update):
             rows = self.sample(self.counts.step) if self.group.writes else []
         self.journal.sampled(self.counts.step, rows)
-
-    @contextmanager
-    def _as_it_would_end(self) -> Generator[None]:
-        """The stage's module as it would be if training ended here, where it is measured:
-        averaged, in evaluation mode."""
-        average, was_training = self.update.average, self.module.training
-        if average is not None:
-            average.swap()
-        try:
-            with self.placement.whole(everywhere=False) as module, torch.no_grad():
-                module.eval()
-                yield
-                module.train(was_training)
-        finally:
-            if average is not None:
-                average.swap()
 
     def _checkpoint_is_due(self) -> bool:
         seconds, step = self.settings.checkpoint_seconds, self.counts.step
@@ -360,10 +342,6 @@ class Trainer:
         # What is due to be dropped depends on what stands on the disk.
         self.checkpoints.wait()
         if self.group.writes or self.placement.is_split:
-            optimiser, average = self.update.optimiser, self.update.average
-            tensors = {"model": _weights(self.module), "optimiser": optimiser.state()}
-            if average is not None:
-                tensors["average"] = average.state(optimiser.names)
             state = {
                 "counts": asdict(self.counts),
                 "window": self.window.state(),
@@ -371,23 +349,14 @@ class Trainer:
                 "stability": self.stability.state(),
                 "unreported_rate": unreported_rate,
             }
-            snapshot = Snapshot(self.counts.step, tensors, state, self.source.state())
+            step, tensors = self.counts.step, tensors_of(self.update)
+            snapshot = Snapshot(step, tensors, state, self.source.state())
             best = self.best.step if self.best else None
-            self.checkpoints.save_soon(snapshot, best, self._to_return_to())
+            needed = self.stability.needed(step, self.checkpoints.steps())
+            self.checkpoints.save_soon(snapshot, best, needed)
         if self.group.writes:
             self.clock.write(now=True)
         self._saved_at = time.monotonic()
-
-    def _to_return_to(self) -> set[int]:
-        """The checkpoints that rollbacks to come may need: of one at the next step, and of all that
-        may still be taken, each at the first step after the one before."""
-        if self.settings.on_spike != "rollback":
-            return set()
-        there, found = self.checkpoints.steps(), set()
-        for times in (1, self.settings.most_rollbacks - len(self.stability.rollbacks)):
-            kept = max(0, self.counts.step + 1 - times * self.settings.rollback_steps)
-            found |= set([saved for saved in there if saved <= kept][-1:])
-        return found
 
     def _resume(self) -> None:
         """Goes on from the newest intact checkpoint; rows written after it are cut."""
@@ -413,20 +382,12 @@ class Trainer:
         return step
 
     def _restore(self, snapshot: Snapshot) -> None:
-        weights, optimiser = _weights(self.module), self.update.optimiser
-        saved = snapshot.tensors["model"]
-        if {n: w.shape for n, w in weights.items()} != {n: w.shape for n, w in saved.items()}:
+        if not fits(self.update, snapshot.tensors):
             raise InputError(
                 f"{self.checkpoints.path(snapshot.step)} is a checkpoint of another model; "
                 f"rename or remove {self.folder} to train this one"
             )
-        with torch.no_grad():
-            for name, weight in weights.items():
-                local(weight).copy_(local(saved[name]))
-        optimiser.restore(snapshot.tensors.get("optimiser", {}))
-        if self.update.average is not None:
-            averages = {n: local(t) for n, t in snapshot.tensors["average"].items()}
-            self.update.average.restore(optimiser.names, averages)
+        put_back(self.update, snapshot.tensors)
         self.counts = Counts(**snapshot.state["counts"])
         self.window = Window.from_state(snapshot.state["window"])
         best = snapshot.state["best"]
@@ -447,14 +408,3 @@ class Trainer:
         return TrainResult(
             counts.step, counts.tokens, self.clock.seconds, counts.flops, self.best, counts.skipped
         )
-
-
-def _weights(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name; a tensor with two names (tied) is there once."""
-    seen: set[int] = set()
-    weights = {}
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            weights[name] = tensor
-    return weights

@@ -38,7 +38,7 @@ class Watch:
         logit_max, log_z                 |logits|, and the log of the softmax's denominator
         update_ratio                     |update| / |weight| by group of parameters
 
-    Looks every `watch_every` steps, the first and the last.
+    Looks every `watch_every` steps, the first and the last; unless it is said, at every second row.
     """
 
     def __init__(self, module: nn.Module, optimiser: Optimiser, settings: TrainSettings):
@@ -55,7 +55,7 @@ class Watch:
         """A sample of the weights ahead of the update that makes `step`; None where it is not
         watched."""
         every = self.settings.watch_every
-        every = self.settings.log_every if every is None else every
+        every = 2 * self.settings.log_every if every is None else every
         if not every or (step % every and step not in (1, self.settings.steps)):
             return None
         return self._weights()
