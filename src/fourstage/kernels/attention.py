@@ -57,33 +57,17 @@ def attend(
         starts: [documents + 1] int64, the first cell of each document, and the number of cells.
         query_norm, key_norm: [head_width] weights of RMSNorm before the turn, both or neither.
     """
-    return _Attend.apply(
-        joint.contiguous(),
-        cos.contiguous(),
-        sin.contiguous(),
-        starts,
-        query_norm,
-        key_norm,
-        heads,
-    )
+    angles = (cos.contiguous(), sin.contiguous())
+    return _Attend.apply(heads, joint.contiguous(), *angles, starts, query_norm, key_norm)
 
 
 class _Attend(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        joint: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        starts: Tensor,
-        query_norm: Tensor | None,
-        key_norm: Tensor | None,
-        heads: Heads,
-    ) -> Tensor:
+    def forward(ctx: Any, heads: Heads, joint: Tensor, *others: Any) -> Tensor:
         cells = joint.shape[0]
         output = joint.new_empty(cells, heads.heads * heads.head_width)
         logsumexp = joint.new_empty(cells, heads.heads)
-        told = _Told.of(joint, cos, sin, starts, query_norm, key_norm, heads)
+        told = _Told.of(heads, joint, *others)
         run = _function("attention_forward")
         failed = deal(
             parts(heads.kv_heads, joint.numel()),
@@ -93,20 +77,20 @@ class _Attend(torch.autograd.Function):
         )
         _check(failed)
         ctx.heads = heads
-        ctx.save_for_backward(joint, cos, sin, starts, query_norm, key_norm, output, logsumexp)
+        ctx.save_for_backward(output, logsumexp, joint, *others)
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_output: Tensor):
-        joint, cos, sin, starts, query_norm, key_norm, output, logsumexp = ctx.saved_tensors
+        output, logsumexp, joint, *others = ctx.saved_tensors
         heads: Heads = ctx.heads
         d_output = d_output.contiguous()
         d_joint = torch.empty_like(joint)
         d_norms = None
-        if query_norm is not None:
+        if others[-1] is not None:
             d_norms = joint.new_zeros(heads.heads + heads.kv_heads, heads.head_width)
-        told = _Told.of(joint, cos, sin, starts, query_norm, key_norm, heads)
+        told = _Told.of(heads, joint, *others)
         wanted = _Wanted.of(d_joint, d_norms, heads)
         run = _function("attention_backward")
         failed = deal(
@@ -123,9 +107,9 @@ class _Attend(torch.autograd.Function):
         )
         _check(failed)
         if d_norms is None:
-            return d_joint, None, None, None, None, None, None
+            return None, d_joint, None, None, None, None, None
         d_query, d_key = d_norms.split([heads.heads, heads.kv_heads])
-        return d_joint, None, None, None, d_query.sum(0), d_key.sum(0), None
+        return None, d_joint, None, None, None, d_query.sum(0), d_key.sum(0)
 
 
 def _check(failed: list[object]) -> None:
@@ -134,13 +118,9 @@ def _check(failed: list[object]) -> None:
 
 
 def _function(name: str) -> Any:
-    found = getattr(library.load(), name)
-    if found.argtypes is None:
-        pointer, whole = ctypes.c_void_p, ctypes.c_long
-        tail = [pointer] * (2 if name == "attention_forward" else 4)
-        found.argtypes = [pointer, whole, whole, *tail]
-        found.restype = ctypes.c_int
-    return found
+    pointers = [ctypes.c_void_p] * (2 if name == "attention_forward" else 4)
+    between = (ctypes.c_long, ctypes.c_long)
+    return library.function(name, [ctypes.c_void_p, *between, *pointers], ctypes.c_int)
 
 
 class _Told(ctypes.Structure):
@@ -161,13 +141,13 @@ class _Told(ctypes.Structure):
     @classmethod
     def of(
         cls,
+        heads: Heads,
         joint: Tensor,
         cos: Tensor,
         sin: Tensor,
         starts: Tensor,
         query_norm: Tensor | None,
         key_norm: Tensor | None,
-        heads: Heads,
     ) -> _Told:
         row = joint.shape[1]
         return cls(

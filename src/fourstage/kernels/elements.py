@@ -27,10 +27,7 @@ _ARGUMENTS = {
 
 
 def _function(name: str) -> Any:
-    found = getattr(library.load(), name)
-    if found.argtypes is None:
-        found.argtypes, found.restype = [_LONG, _LONG, *_ARGUMENTS[name]], None
-    return found
+    return library.function(name, [_LONG, _LONG, *_ARGUMENTS[name]])
 
 
 def _over_rows(name: str, rows: int, floats: int, *arguments: Tensor | float) -> None:

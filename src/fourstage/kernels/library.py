@@ -15,7 +15,9 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 _SOURCES = ("attention.c", "elements.c")
 _HEADERS = ("lanes.h", "product.h")
@@ -42,6 +44,14 @@ def load() -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError, _Unavailable) as error:
         _reason = str(error)
         return None
+
+
+def function(name: str, arguments: Sequence[Any], result: Any = None) -> Any:
+    """A kernel by its name, with the ctypes of what it takes and gives."""
+    found = getattr(load(), name)
+    if found.argtypes is None:
+        found.argtypes, found.restype = list(arguments), result
+    return found
 
 
 _reason = ""
