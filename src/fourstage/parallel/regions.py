@@ -7,12 +7,18 @@ Transformer Models*, 2022, section 4.2.2).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from fourstage.parallel.group import Group
+
+Change: TypeAlias = Callable[[Tensor], Tensor]
 
 
 class Region:
@@ -31,7 +37,9 @@ class Region:
 
         With `sequence` the cells of all come together, those that fill up the last part included.
         """
-        return _AllCells.apply(x, self.group) if self.sequence else _Same.apply(x, self.group)
+        if self.sequence:
+            return _Border.apply(x, self._gathered, self._own_sum)
+        return self.same(x)
 
     def leave(self, part: Tensor) -> Tensor:
         """After a product of which each process has some columns: the sum of the parts.
@@ -39,114 +47,66 @@ class Region:
         With `sequence` each process keeps its own cells.
         """
         if self.sequence:
-            return _SumOfOwnCells.apply(_filled_up(part, self.group), self.group)
-        return _Sum.apply(part, self.group)
+            return _Border.apply(self._filled_up(part), self._own_sum, self._gathered)
+        return self.summed(part)
 
     def own_cells(self, x: Tensor) -> Tensor:
         """[cells, width], the same on all -> this process's cells, with zeros behind the last."""
-        return _OwnCells.apply(_filled_up(x, self.group), self.group)
+        return _Border.apply(self._filled_up(x), self._own, self._gathered)
 
     def all_cells(self, x: Tensor, cells: int) -> Tensor:
         """The inverse of `own_cells`, where all processes go on with the same work."""
-        return _Joined.apply(x, self.group, 0)[:cells]
+        return _Border.apply(x, self._gathered, self._own)[:cells]
 
     def same(self, x: Tensor) -> Tensor:
         """`x`, used by each process for another part of what follows."""
-        return _Same.apply(x, self.group)
+        return _Border.apply(x, _alike, self._summed)
 
     def summed(self, x: Tensor) -> Tensor:
         """The sum of the parts, wherever `sequence` stands."""
-        return _Sum.apply(x, self.group)
+        return _Border.apply(x, self._summed, _unchanged)
 
     def joined(self, x: Tensor) -> Tensor:
         """The parts of the last axis side by side, where all go on with the same work."""
-        return _Joined.apply(x, self.group, x.dim() - 1)
+        last = x.dim() - 1
+        return _Border.apply(x, partial(self._gathered, axis=last), partial(self._own, axis=last))
+
+    def _filled_up(self, x: Tensor) -> Tensor:
+        return F.pad(x, (0, 0, 0, -len(x) % self.group.world_size))
+
+    def _summed(self, x: Tensor) -> Tensor:
+        x = x.contiguous().clone()
+        dist.all_reduce(x, group=self.group.handle)
+        return x
+
+    def _gathered(self, x: Tensor, axis: int = 0) -> Tensor:
+        return torch.cat(self.group.all_gather(x), dim=axis)
+
+    def _own_sum(self, x: Tensor) -> Tensor:
+        own = x.new_empty(len(x) // self.group.world_size, *x.shape[1:])
+        dist.reduce_scatter_tensor(own, x.contiguous(), group=self.group.handle)
+        return own
+
+    def _own(self, x: Tensor, axis: int = 0) -> Tensor:
+        return x.chunk(self.group.world_size, dim=axis)[self.group.rank].contiguous()
 
 
-def _filled_up(x: Tensor, group: Group) -> Tensor:
-    return F.pad(x, (0, 0, 0, -len(x) % group.world_size))
+def _alike(x: Tensor) -> Tensor:
+    return x.view_as(x)
 
 
-def _summed(x: Tensor, group: Group) -> Tensor:
-    x = x.contiguous().clone()
-    dist.all_reduce(x, group=group.handle)
-    return x
+def _unchanged(gradient: Tensor) -> Tensor:
+    return gradient
 
 
-def _gathered(x: Tensor, group: Group, axis: int = 0) -> Tensor:
-    return torch.cat(group.all_gather(x), dim=axis)
+class _Border(torch.autograd.Function):
+    """`forwards` of activations; `backwards` of their gradients."""
 
-
-def _own_sum(x: Tensor, group: Group) -> Tensor:
-    own = x.new_empty(len(x) // group.world_size, *x.shape[1:])
-    dist.reduce_scatter_tensor(own, x.contiguous(), group=group.handle)
-    return own
-
-
-def _own(x: Tensor, group: Group, axis: int = 0) -> Tensor:
-    return x.chunk(group.world_size, dim=axis)[group.rank].contiguous()
-
-
-class _Same(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, group: Group) -> Tensor:
-        ctx.group = group
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):  # ty: ignore[incompatible-method-override]
-        return _summed(gradient, ctx.group), None
-
-
-class _Sum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, group: Group) -> Tensor:
-        return _summed(x, group)
+    def forward(ctx, x: Tensor, forwards: Change, backwards: Change) -> Tensor:
+        ctx.backwards = backwards
+        return forwards(x)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):  # ty: ignore[incompatible-method-override]
-        return gradient, None
-
-
-class _AllCells(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, group: Group) -> Tensor:
-        ctx.group = group
-        return _gathered(x, group)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):  # ty: ignore[incompatible-method-override]
-        return _own_sum(gradient, ctx.group), None
-
-
-class _SumOfOwnCells(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, group: Group) -> Tensor:
-        ctx.group = group
-        return _own_sum(x, group)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):  # ty: ignore[incompatible-method-override]
-        return _gathered(gradient, ctx.group), None
-
-
-class _OwnCells(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, group: Group) -> Tensor:
-        ctx.group = group
-        return _own(x, group)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):  # ty: ignore[incompatible-method-override]
-        return _gathered(gradient, ctx.group), None
-
-
-class _Joined(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, group: Group, axis: int) -> Tensor:
-        ctx.group, ctx.axis = group, axis
-        return _gathered(x, group, axis)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):  # ty: ignore[incompatible-method-override]
-        return _own(gradient, ctx.group, ctx.axis), None, None
+        return ctx.backwards(gradient), None, None
