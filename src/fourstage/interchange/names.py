@@ -8,7 +8,7 @@ which may be on the meta device. A tensor that needs no change is not copied.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -30,40 +30,44 @@ def to_theirs(ours: Tensors, config: ModelConfig, names: Names) -> dict[str, Ten
     """Our tensors as the family's checkpoints on the hub name them."""
     if config.activation == "relu2" and names.gated:
         ours = _with_gates(ours)
-    theirs: dict[str, Tensor] = {}
-    blocks: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in ours.items():
-        block = _OUR_BLOCK.fullmatch(name)
-        if block is None:
-            module, leaf = name.rsplit(".", 1)
-            theirs[f"{names.ends.get(module, module)}.{leaf}"] = tensor
-        else:
-            blocks.setdefault(block[1], {})[block[2]] = tensor
-    for layer, block in blocks.items():
-        for name, tensor in _block_to_theirs(block, config, names).items():
-            theirs[f"{names.body}.{names.blocks}.{layer}.{name}"] = tensor
-    return theirs
+    blocks = f"{names.body}.{names.blocks}."
+    return _renamed(
+        ours, _OUR_BLOCK, names.ends, blocks, lambda block: _block_to_theirs(block, config, names)
+    )
 
 
 def to_ours(theirs: Tensors, config: ModelConfig, names: Names) -> dict[str, Tensor]:
     """The inverse of `to_theirs`, of tensors as `canonical` gives them."""
     their_block = re.compile(re.escape(f"{names.body}.{names.blocks}.") + r"(\d+)\.(.+)")
     ends = {value: key for key, value in names.ends.items()}
-    ours: dict[str, Tensor] = {}
-    blocks: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in theirs.items():
-        block = their_block.fullmatch(name)
-        if block is None:
-            module, leaf = name.rsplit(".", 1)
-            ours[f"{ends.get(module, module)}.{leaf}"] = tensor
-        else:
-            blocks.setdefault(block[1], {})[block[2]] = tensor
-    for layer, block in blocks.items():
-        for name, tensor in _block_to_ours(block, config, names).items():
-            ours[f"model.layers.{layer}.{name}"] = tensor
+    ours = _renamed(
+        theirs, their_block, ends, "model.layers.", lambda b: _block_to_ours(b, config, names)
+    )
     if config.activation == "relu2" and names.gated:
         ours = {name: tensor for name, tensor in ours.items() if "gate_proj" not in name}
     return ours
+
+
+def _renamed(
+    tensors: Tensors,
+    block: re.Pattern[str],
+    ends: Mapping[str, str],
+    blocks: str,
+    of_block: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+) -> dict[str, Tensor]:
+    """What is in no block under the names of `ends`; `of_block` of each block, behind `blocks`."""
+    renamed: dict[str, Tensor] = {}
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        inside = block.fullmatch(name)
+        if inside is None:
+            module, leaf = name.rsplit(".", 1)
+            renamed[f"{ends.get(module, module)}.{leaf}"] = tensor
+        else:
+            found.setdefault(inside[1], {})[inside[2]] = tensor
+    for layer, own in found.items():
+        renamed |= {f"{blocks}{layer}.{name}": tensor for name, tensor in of_block(own).items()}
+    return renamed
 
 
 def canonical(tensors: Tensors, names: Names, tied: bool) -> dict[str, Tensor]:
