@@ -25,12 +25,11 @@ def update_of(model, **changed):
     return Update(model, NextToken(), settings(**changed), torch.device("cpu"), Group())
 
 
-@pytest.mark.parametrize("micro_batch_tokens", [1, 7, 13, 20, 33, 1000])
-def test_update_is_independent_of_micro_batch_size(micro_batch_tokens):
+def same_update_as_alone(**changed):
     whole, cut = tiny_model(), tiny_model()
     outcomes = []
-    for model, size in ((whole, None), (cut, micro_batch_tokens)):
-        update = update_of(model, micro_batch_tokens=size)
+    for model, told in ((whole, {}), (cut, changed)):
+        update = update_of(model, **told)
         outcomes.append([update(tiny_batch(1, step), 1e-3) for step in range(3)])
     for a, b in zip(*outcomes, strict=True):
         assert a.loss == pytest.approx(b.loss, rel=1e-6)
@@ -39,6 +38,17 @@ def test_update_is_independent_of_micro_batch_size(micro_batch_tokens):
     for a, b in zip(whole.parameters(), cut.parameters(), strict=True):
         # Adam divides by the gradient's own size, which magnifies rounding of tiny gradients.
         torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [1, 7, 13, 20, 33, 1000])
+def test_update_is_independent_of_micro_batch_size(micro_batch_tokens):
+    same_update_as_alone(micro_batch_tokens=micro_batch_tokens)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_update_is_independent_of_workers(workers, monkeypatch):
+    monkeypatch.setattr("fourstage.training.passes.FEWEST_CELLS", 1)
+    same_update_as_alone(workers=workers)
 
 
 def test_gradients_are_sums_over_global_counts():

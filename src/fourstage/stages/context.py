@@ -79,6 +79,7 @@ class StageContext:
         compute = self.recipe.compute
         given["prefetch"] = {"on": True, "off": False}.get(compute.prefetch)
         given |= {name: getattr(compute, name) for name in ("recompute", "memory", "tune")}
+        given["workers"] = compute.workers or 1
         given["width_ratio"] = self.recipe.model.width_ratio
         together: dict[str, Any] = {**given, "seed": self.seed, **others}
         return TrainSettings(**together)
