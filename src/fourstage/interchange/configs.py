@@ -34,6 +34,12 @@ def to_huggingface(config: ModelConfig, head: Head) -> dict[str, Any]:
     return fields
 
 
+def as_scorer(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The `config.json` of a model of the same shape with a scalar head."""
+    scorers = [f.scorer for f in FAMILIES.values() if f.model_type == raw.get("model_type")]
+    return {**raw, "architectures": scorers, "num_labels": 1, "id2label": {"0": "reward"}}
+
+
 def exportable(config: ModelConfig) -> str:
     """The architecture that the model is saved as, a key of `FAMILIES`.
 

@@ -7,20 +7,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from fourstage import files
 from fourstage.errors import InputError
-from fourstage.interchange.configs import from_huggingface, to_huggingface
+from fourstage.interchange import peft
+from fourstage.interchange.configs import as_scorer, from_huggingface, to_huggingface
+from fourstage.interchange.names import canonical
 from fourstage.interchange.weights import (
     ONE_FILE,
     export_weights,
     fitted_to_weights,
     import_weights,
+    names_of,
     read_weights,
     write_weights,
 )
 from fourstage.model.config import ModelConfig
-from fourstage.model.transformer import Transformer
+from fourstage.model.transformer import Head, Transformer
 
 if TYPE_CHECKING:
     from fourstage.tokenizer import Tokenizer
@@ -71,7 +75,7 @@ def _front_matter(reward: bool) -> str:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The fields of a folder's config.json.
+    """The fields of a folder's config.json; of a PEFT folder, those of the model it makes.
 
     Raises:
         InputError: there is no such folder, no config.json in it, or no JSON object in that.
@@ -80,6 +84,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; write the path of a model folder")
+    if peft.is_adapter(folder):
+        raw = read_config(peft.base_folder(folder))
+        return as_scorer(raw) if peft.scores(folder) else raw
     if not path.is_file():
         raise InputError(f"{folder} is not a model folder: config.json is missing")
     try:
@@ -103,6 +110,8 @@ def load_config(folder: Path) -> ModelConfig:
 def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
     """A folder of any architecture in `families` as a model, with its head, in float32.
 
+    A PEFT folder gives its base with the adapter merged in.
+
     Raises:
         InputError: it is no model folder, is cut short, or is of an architecture or has a feature
             that is not supported.
@@ -110,7 +119,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
     folder = Path(folder)
     raw = read_config(folder)
     config, head = from_huggingface(raw, f"{folder / 'config.json'}")
-    tensors = read_weights(folder)
+    tensors = _weights_of(folder, config, head)
     declares_ties = "tie_word_embeddings" in raw or head == "scalar"
     config = fitted_to_weights(config, tensors, declares_ties, folder)
     with torch.device("meta"):
@@ -120,6 +129,13 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Transformer:
         model.reward_mean = float(raw.get("reward_mean", 0.0))
         model.reward_std = float(raw.get("reward_std", 1.0))
     return model.to(device)
+
+
+def _weights_of(folder: Path, config: ModelConfig, head: Head) -> dict[str, Tensor]:
+    if not peft.is_adapter(folder):
+        return read_weights(folder)
+    base, tied = read_weights(peft.base_folder(folder)), config.tie_embeddings or head == "scalar"
+    return peft.merged(folder, canonical(base, names_of(config), tied))
 
 
 def is_reward_model(folder: Path) -> bool:
@@ -148,6 +164,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 def stop_ids(folder: Path) -> tuple[int, ...]:
     """Tokens that end a completion: those of generation_config.json, else of config.json."""
     folder = Path(folder)
+    if peft.is_adapter(folder):
+        folder = peft.base_folder(folder)
     path = folder / "generation_config.json"
     sources = [files.read_json(path)] if path.is_file() else []
     for source in [*sources, read_config(folder)]:

@@ -62,18 +62,27 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     Raises:
         InputError: there are no safetensors, or they are cut short.
     """
+    tensors: dict[str, Tensor] = {}
+    for path in _weight_files(folder):
+        tensors |= read_tensors(path)
+    return tensors
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of one safetensors file, float32 on the CPU.
+
+    Raises:
+        InputError: there is none, or it is cut short.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    tensors: dict[str, Tensor] = {}
-    for path in _weight_files(folder):
-        try:
-            part = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path} cannot be read ({error}): save or copy it again") from error
-        # A copy: memory of the file's map is aligned differently, and alignment can change bits.
-        tensors |= {name: weight.to(torch.float32, copy=True) for name, weight in part.items()}
-    return tensors
+    try:
+        part = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} cannot be read ({error}): save or copy it again") from error
+    # A copy: memory of the file's map is aligned differently, and alignment can change bits.
+    return {name: weight.to(torch.float32, copy=True) for name, weight in part.items()}
 
 
 def _weight_files(folder: Path) -> list[Path]:
