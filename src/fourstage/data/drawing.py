@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from fourstage.data.mixed import MixedSource, cells_by_source
-from fourstage.data.mixture import Mix, shares
+from fourstage.data.mixture import Mix, shares, with_share
 from fourstage.data.sources import DocumentSource
 from fourstage.data.store import Store
 from fourstage.errors import InputError
+from fourstage.recipe.data import REPLAY
 from fourstage.recipe.ramp import StepCells
 from fourstage.recipe.schema import Recipe
 
@@ -20,17 +21,22 @@ def mix_of(recipe: Recipe, store: Store) -> Mix:
     Raises:
         InputError: weights or caps that do not fit the sources.
     """
-    mixture, stage = recipe.data.mixture, recipe.pretrain
+    mixture, stage, replay = recipe.data.mixture, recipe.pretrain, recipe.data.replay
     known = stage.steps and stage.batch_tokens
     run_tokens = stage.drawn_tokens() if known else None
-    return shares(
-        cells_by_source(store.lengths, store.sources, store.source_names),
+    cells = cells_by_source(store.lengths, store.sources, store.source_names)
+    earlier = cells.pop(REPLAY) if replay else 0
+    if run_tokens and replay:
+        run_tokens = round(run_tokens * (1 - replay.share))
+    mix = shares(
+        cells,
         mixture.weights or None,
         mixture.temperature,
         run_tokens,
         mixture.max_epochs if run_tokens else None,
         [phase.model_dump() for phase in mixture.phases],
     )
+    return with_share(mix, REPLAY, earlier, replay.share) if replay else mix
 
 
 def text_source(
@@ -54,7 +60,7 @@ def text_source(
             f"so texts would be cut shorter: write {context} or more"
         )
     data = recipe.data
-    if data.mixture.is_natural or not store.source_names:
+    if not data.replay and (data.mixture.is_natural or not store.source_names):
         return DocumentSource(store, steps, recipe.seed, context, data.overlap)
     return MixedSource(
         store,

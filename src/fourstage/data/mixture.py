@@ -118,6 +118,16 @@ def shares(
     return Mix(dict(tokens), tuple(filled[::-1]), run_tokens)
 
 
+def with_share(mix: Mix, name: str, tokens: int, share: float) -> Mix:
+    """The mix with one more source, of this share of the tokens at any time of the run."""
+    phases = tuple(
+        Phase(phase.until, (*(each * (1 - share) for each in phase.shares), share))
+        for phase in mix.phases
+    )
+    run_tokens = mix.run_tokens and round(mix.run_tokens / (1 - share))
+    return Mix({**mix.tokens, name: tokens}, phases, run_tokens)
+
+
 def check_names(
     tokens: Mapping[str, int],
     weights: Mapping[str, float] | None,

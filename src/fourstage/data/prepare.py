@@ -38,11 +38,13 @@ from fourstage.data.fromtext import Sampler
 from fourstage.data.materials import BAD, Materials, world_documents
 from fourstage.data.packing import packing_report
 from fourstage.data.prepared import PreparedData
+from fourstage.data.replay import add_replay, replay_inputs
 from fourstage.data.shards import write_shards
 from fourstage.data.store import Store, write_store
 from fourstage.data.vocabulary import make_tokenizer, tokenizer_source
 from fourstage.errors import InputError
 from fourstage.files import write_lines
+from fourstage.recipe.data import REPLAY
 from fourstage.recipe.schema import PARTS, STAGES, Recipe
 from fourstage.tasks import Task
 
@@ -154,7 +156,7 @@ class Preparation:
             return self.prepared.is_done(step, key) and bool(source or self._has_wanted_size())
         if not (self.run / "tokenizer" / "tokenizer.json").exists():
             return False
-        inputs = self.materials.text_inputs() if step == "pretrain" else self.materials.inputs(step)
+        inputs = self._pretrain_inputs() if step == "pretrain" else self.materials.inputs(step)
         return self.prepared.is_done(step, self._key(step, inputs))
 
     def tokenizer(self) -> None:
@@ -209,13 +211,15 @@ class Preparation:
     def pretrain(self) -> None:
         """Stores of documents; those of the world are written as drawn, repeats and all."""
         self._with_tokenizer()
-        inputs = self.materials.text_inputs()
+        inputs = self._pretrain_inputs()
         key = self._key("pretrain", inputs)
         if self.prepared.is_done("pretrain", key):
             return
         folder = self._begin_pretrain(key)
         from_world = self.recipe.data.pretrain == "world"
         train, validation, report = (self._world if from_world else self._shards)(folder)
+        if self.recipe.data.replay:
+            train, report[REPLAY] = add_replay(self.recipe.data, self.prepared, train)
         report |= {
             "train": len(train),
             "validation": len(validation),
@@ -230,9 +234,13 @@ class Preparation:
             "occur in training"
         )
 
+    def _pretrain_inputs(self) -> dict[str, Any]:
+        earlier = replay_inputs(self.recipe.data)
+        return self.materials.text_inputs() | ({"replay": earlier} if earlier else {})
+
     def begin_pretrain(self) -> None:
         """Makes room for the rows of documents that others encode, unless the stores are there."""
-        key = self._key("pretrain", self.materials.text_inputs())
+        key = self._key("pretrain", self._pretrain_inputs())
         if not self.prepared.is_done("pretrain", key):
             self._begin_pretrain(key)
 

@@ -3,6 +3,7 @@
 data/<stage>/train, validation     stores
 data/corpus/                       documents of a person's own files, and lists of what was dropped
 data/pretrain/validation.jsonl     {text, kind?, bits?, determined?}
+data/pretrain/replay.jsonl         {text}: of the earlier text
 data/sft/demonstrations.jsonl      {task, response}: some of the training ones
 data/sft/validation.jsonl          tasks, and where they were demonstrated their {response}
 data/reward/validation.jsonl       {task, chosen, rejected, gold_chosen?, gold_rejected?}
@@ -67,6 +68,10 @@ class PreparedData:
     def documents(self) -> list[dict[str, Any]]:
         """Held-out documents: rows with `text`, in the world also `kind`, `bits`, `determined`."""
         return read_lines(self.folder / "pretrain" / "validation.jsonl")
+
+    def replayed_documents(self) -> list[dict[str, Any]]:
+        """Held-out documents of the earlier text, rows with `text`; none without a replay."""
+        return read_lines(self.folder / "pretrain" / "replay.jsonl")
 
     def demonstrations(self) -> list[tuple[Task, str]]:
         """Some training demonstrations: tasks and their responses."""

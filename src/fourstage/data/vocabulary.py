@@ -18,7 +18,8 @@ _USUAL_PARAMS = 1e6
 def tokenizer_source(recipe: Recipe) -> Path | None:
     """The tokenizer.json to adopt; None where one is trained.
 
-    It is `tokenizer.path`, else that of the first model that a stage starts from.
+    It is `tokenizer.path`, else, without `tokenizer.train`, that of the first model that a stage
+    starts from.
 
     Raises:
         InputError: `tokenizer.path`, or a model to start from, holds none.
@@ -28,6 +29,8 @@ def tokenizer_source(recipe: Recipe) -> Path | None:
             return tokenizer_file(Path(recipe.tokenizer.path))
         except InputError as error:
             raise InputError(f"tokenizer.path={recipe.tokenizer.path}: {error}") from error
+    if recipe.tokenizer.train:
+        return None
     for stage in STAGES:
         folder = recipe.stage(stage).source_model
         if folder and (Path(folder) / "tokenizer.json").is_file():

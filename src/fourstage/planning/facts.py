@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from fourstage.model.config import ModelConfig
 from fourstage.planning.published import through
-from fourstage.recipe.schema import STAGES, Recipe
+from fourstage.recipe.schema import Recipe
 
 # Bytes of English a token stands for, by size of the vocabulary (byte-level BPE).
 _BYTES_PER_TOKEN = ((320, 1.7), (860, 2.6), (8192, 3.7), (32000, 4.3), (50257, 4.5))
@@ -19,7 +18,7 @@ class DataFacts:
 
     Attributes:
         text_bytes: UTF-8 bytes of the pretraining text.
-        pretrain_tokens, sft_tokens: tokens of the training shards.
+        pretrain_tokens, sft_tokens: tokens of the training shards, but for replayed ones.
         comparisons, prompts: how many there are to train on.
         vocab_size: of the tokenizer, which can come out below the size asked for.
         model: shape of the model folder that training starts from.
@@ -92,22 +91,14 @@ def row_tokens(recipe: Recipe) -> RowTokens:
 
 
 def training_text_tokens(recipe: Recipe, facts: DataFacts, vocab_size: int) -> float | None:
-    """Tokens of pretraining text that there are; None when unknown or, in the world, endless."""
+    """Tokens of pretraining text that there are, with what is replayed beside an epoch of it.
+
+    None when unknown or, in the world, endless.
+    """
+    beside = 1 - recipe.data.replay.share if recipe.data.replay else 1.0
     if facts.pretrain_tokens is not None:
-        return facts.pretrain_tokens
+        return facts.pretrain_tokens / beside
     if facts.text_bytes is None or recipe.data.pretrain == "world":
         return None
-    held_in = facts.text_bytes * (1 - recipe.data.validation)
+    held_in = facts.text_bytes * (1 - recipe.data.validation) / beside
     return held_in / through(_BYTES_PER_TOKEN, vocab_size, beyond=False)
-
-
-def parent_shape(recipe: Recipe) -> ModelConfig | None:
-    """Shape of the first model from outside that a stage starts from; None where there is none.
-
-    Raises:
-        InputError: a folder holds no model.
-    """
-    from fourstage.interchange import load_config
-
-    folders = (recipe.stage(stage).source_model for stage in STAGES)
-    return next((load_config(Path(folder)) for folder in folders if folder), None)

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from fourstage.errors import InputError
+from fourstage.recipe.adapter import Adapter, Names
 from fourstage.recipe.architecture import Architecture
 from fourstage.recipe.data import (
     Count,
@@ -49,16 +50,27 @@ def _switch(value: Any) -> Any:
 
 
 class TokenizerSection(Section):
-    """The vocabulary: trained on the text, or a folder with a tokenizer.json.
+    """The vocabulary: trained on the text, or adopted from a folder with a tokenizer.json.
 
-    `split` is the rule by which text is cut before pieces merge, and `digits` how many digits
-    stand together at most; of an adopted vocabulary both are its own.
+    A run that starts from a model adopts that model's, unless `path` names another one or `train`
+    asks for one of its own; the model is then changed to that vocabulary. `split` is the rule by
+    which text is cut before pieces merge, and `digits` how many digits stand together at most; of
+    an adopted vocabulary both are its own.
     """
 
     vocab_size: Annotated[Whole, Field(ge=264, le=1_000_000)] | None = None
     path: str | None = None
+    train: bool = False
     split: Literal["gpt2", "gpt4", "chinese"] = "gpt4"
     digits: Annotated[Literal[1, 3], BeforeValidator(_digits)] = 1
+
+    @model_validator(mode="after")
+    def _is_from_one_place(self) -> TokenizerSection:
+        if self.train and self.path is not None:
+            raise ValueError(
+                f"path={self.path} is adopted, and train=true trains one: leave one of the two out"
+            )
+        return self
 
 
 class Model(Architecture):
@@ -98,11 +110,16 @@ class Stage(Section):
     given the first to be reached ends the stage. Counts named `..._every` are in steps; 0 is
     never, as it is for `clip`, `ema` and `checkpoint_seconds`.
 
+    With `adapter` low-rank updates are trained beside a frozen model; `freeze` names parameters
+    that are not trained, such as `model.embed_tokens.*`.
+
     `on_spike` is what is done when the loss or the gradient norm is more than `spike_deviations`
     robust deviations above the median of the last `spike_window` steps.
     """
 
     source_model: str | None = Field(default=None, alias="from")
+    adapter: Adapter | None = None
+    freeze: Names | None = None
     tokens: PositiveInt | None = None
     epochs: Positive | None = None
     steps: PositiveInt | None = None
@@ -144,6 +161,14 @@ class Pretrain(Stage):
 
     z_loss: NonNegative = 0.0
     batch_ramp: BatchRamp | None = None
+
+    @model_validator(mode="after")
+    def _an_adapter_has_a_base(self) -> Pretrain:
+        if self.adapter is not None and self.source_model is None:
+            raise ValueError(
+                "adapter trains beside a model that is there: write from=FOLDER, or leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _the_batch_grows(self) -> Pretrain:
@@ -206,6 +231,15 @@ class RL(Stage):
     eps: Positive = 1e-5
 
     @model_validator(mode="after")
+    def _rolls_out_what_it_trains(self) -> RL:
+        if self.adapter is not None and self.adapter.dropout:
+            raise ValueError(
+                f"adapter.dropout={self.adapter.dropout:g} would train another policy than the one "
+                "that responses are drawn from: write 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _groups_divide_the_batch(self) -> RL:
         if self.rollout_batch and self.group and self.rollout_batch % self.group:
             raise ValueError(
@@ -239,18 +273,22 @@ class Compute(Section):
     """How the machine is used. Nothing here is part of a stage: changing it repeats none.
 
     Attributes:
-        precision: of matrix products; `auto` is bf16 on CUDA and fp32 elsewhere.
-        compile: `auto` where it pays.
-        workers: copies of the model that threads of a CPU work with.
+        precision: of matrix products; `auto` is bf16 on CUDA devices that multiply it, and fp32
+            elsewhere; `fp8` takes large layers of training to fp8, where the device has it. Weights
+            are fp32 in all of them.
+        compile: whether blocks are compiled; `auto` on CUDA. Where it fails, they are not.
+        kernels: `auto` takes the C kernels of a CPU where the machine has a compiler.
+        workers: copies of the model that threads of a CPU work with; left out, one a core.
         recompute: whether the backward pass makes each block's activations again instead of
             keeping them; `auto` where they would not fit.
         memory: share of a device's memory that is planned with.
-        tune: whether anything is chosen by measuring: the micro-batch that fits, kernels, workers.
+        tune: whether the micro-batch is tried before the first step, and made smaller to fit.
         prefetch: whether a thread draws the next batch while a step computes; `auto` on CUDA.
     """
 
     precision: Literal["auto", "fp32", "bf16", "fp8"] = "auto"
     compile: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = "auto"
+    kernels: Annotated[Literal["auto", "off"], BeforeValidator(_switch)] = "auto"
     workers: PositiveInt | None = None
     recompute: Annotated[Literal["auto", "off", "block"], BeforeValidator(_switch)] = "auto"
     memory: Annotated[Real, Field(gt=0, le=1)] = 0.8

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fourstage.errors import InputError
 from fourstage.evaluation.estimates import Numbers
-from fourstage.interchange import is_reward_model, load_model, save_model, with_vocabulary
+from fourstage.interchange import (
+    exportable,
+    is_reward_model,
+    load_model,
+    save_model,
+    with_tokenizer,
+    with_vocabulary,
+)
+from fourstage.interchange.families.rope import as_saved
 from fourstage.model.transformer import Transformer
-from fourstage.planning import model_config
+from fourstage.planning import model_config, parent_folder
+from fourstage.reporting.numbers import parameters
+from fourstage.stages.adapting import widen
 from fourstage.stages.context import StageContext
 from fourstage.training.trainer import TrainResult
+
+if TYPE_CHECKING:
+    from fourstage.tokenizer import Tokenizer
 
 PRODUCTS = {
     "pretrain": ("base model", "It continues documents; it was not taught to answer."),
@@ -25,6 +40,9 @@ PRODUCTS = {
 }
 _SHOWN = (
     "validation_bits_per_byte",
+    "validation_bits_per_byte_before",
+    "replay_bits_per_byte",
+    "replay_bits_per_byte_before",
     "entropy_bits_per_byte",
     "task_success",
     "pair_accuracy",
@@ -39,13 +57,20 @@ _SHOWN = (
 def starting_model(context: StageContext) -> Transformer:
     """The language model a stage trains: its parent's, or for pretraining without one a new one.
 
+    What had to be changed in a parent is said.
+
     Raises:
-        InputError: the parent is a reward model, or does not fit the run's tokenizer.
+        InputError: the parent is a reward model, does not fit the run, or the model could not be
+            saved.
     """
     folder = context.parents.get("from")
     if folder is not None:
-        return language_model(folder, context)
+        model, changes = _opened(folder, context)
+        for change in changes:
+            context.say(f"{context.stage}: {change}")
+        return model
     config = model_config(context.recipe, context.tokenizer.vocab_size)
+    exportable(config)
     model = Transformer(config).initialise(context.seed, context.recipe.model.width_ratio)
     return model.to(context.device)
 
@@ -54,16 +79,32 @@ def language_model(folder: Path, context: StageContext) -> Transformer:
     """A folder's language model on the run's device, with a row for every token of the tokenizer.
 
     Raises:
-        InputError: it is a reward model, or was made with another tokenizer.
+        InputError: it is a reward model, or does not fit the run.
     """
+    return _opened(folder, context)[0]
+
+
+def _opened(folder: Path, context: StageContext) -> tuple[Transformer, list[str]]:
+    """`language_model`, and in words what was changed for the run's tokenizer and context."""
     if is_reward_model(folder):
         raise InputError(
             f"{folder} is a reward model and cannot write: give {context.stage} a language model, "
             "such as a run's sft/model"
         )
-    model = load_model(folder)
-    check_same_tokenizer(folder, context)
-    return with_vocabulary(model, context.tokenizer.vocab_size).to(context.device)
+    theirs, ours = _tokenizer_of(folder), context.tokenizer
+    model, changes = load_model(folder), []
+    if theirs is None or theirs.is_same_as(ours):
+        model = with_vocabulary(model, ours.vocab_size, context.seed)
+    elif folder == Path(context.section.source_model or ""):
+        model, change = with_tokenizer(model, theirs, ours, context.seed)
+        changes.append(change)
+    else:
+        raise _another_tokenizer(folder)
+    fitted = at_context(model, folder, context)
+    if fitted is not model:
+        changes.append(f"context changed from {_positions(model)} to {_positions(fitted)}")
+    exportable(fitted.config)
+    return fitted.to(context.device), changes
 
 
 def reward_model(folder: Path, context: StageContext) -> Transformer:
@@ -77,38 +118,64 @@ def reward_model(folder: Path, context: StageContext) -> Transformer:
             f"{folder} is no reward model: give rl.reward_model a folder with one label, such as "
             "a run's reward/model"
         )
-    check_same_tokenizer(folder, context)
+    theirs = _tokenizer_of(folder)
+    if theirs is not None and not theirs.is_same_as(context.tokenizer):
+        raise _another_tokenizer(folder)
     return frozen(scorer(folder, context))
 
 
 def scorer(folder: Path, context: StageContext) -> Transformer:
     """A folder's model with a scalar head, on the run's device."""
-    model = with_vocabulary(load_model(folder), context.tokenizer.vocab_size)
-    return model.to(context.device)
+    model = with_vocabulary(load_model(folder), context.tokenizer.vocab_size, context.seed)
+    return at_context(model, folder, context).to(context.device)
 
 
 def frozen(model: Transformer) -> Transformer:
     return model.eval().requires_grad_(False)
 
 
-def check_same_tokenizer(folder: Path, context: StageContext) -> None:
-    """Refuses a model whose tokens mean something else than the run's.
+def at_context(model: Transformer, folder: Path, context: StageContext) -> Transformer:
+    """The model with a position for each cell of the run's documents; itself where it has them.
+
+    A model keeps a context that is longer than the run's. Where it is the parent that the recipe
+    was resolved for, its rotary positions become those of the recipe.
 
     Raises:
-        InputError: a text gets other ids.
+        InputError: the context is longer than positions that were learned.
     """
+    told, before = model_config(context.recipe), model.config
+    positions = told if folder == parent_folder(context.recipe) else before
+    theta, scaling = positions.rope_theta, positions.rope_scaling
+    longest = max(before.context, told.context)
+    after = replace(before, context=longest, rope_theta=theta, rope_scaling=scaling)
+    if as_saved(after) == as_saved(before):
+        return model
+    return model.with_context(longest, scaling, theta)
+
+
+def _positions(model: Transformer) -> str:
+    """`4,096 tokens (rope_theta 10,000, yarn x 2)`."""
+    config, scaling = model.config, model.config.rope_scaling
+    if config.positions != "rotary":
+        return f"{config.context:,} tokens"
+    stretched = f", {scaling.kind} x {scaling.factor:g}" if scaling is not None else ""
+    return f"{config.context:,} tokens (rope_theta {config.rope_theta:,.0f}{stretched})"
+
+
+def _tokenizer_of(folder: Path) -> Tokenizer | None:
+    """The tokenizer saved with a model; None where there is none, and the run's is its."""
     if not (folder / "tokenizer.json").is_file():
-        return
+        return None
     from fourstage.tokenizer import Tokenizer
 
-    theirs, ours = Tokenizer.load(folder), context.tokenizer
-    probe = "The quick brown fox, 0123456789: ÄÖÜ 你好 \n\t<|x|>"
-    same = theirs.encode(probe) == ours.encode(probe) and theirs.stop_ids == ours.stop_ids
-    if not same or theirs.reward != ours.reward:
-        raise InputError(
-            f"{folder} was made with another tokenizer than this run: start a run of its own from "
-            "it with --out, or give a model of this run's tokenizer"
-        )
+    return Tokenizer.load(folder)
+
+
+def _another_tokenizer(folder: Path) -> InputError:
+    return InputError(
+        f"{folder} was made with another tokenizer than this run: start a run of its own from "
+        "it with --out, or give a model of this run's tokenizer"
+    )
 
 
 def save(context: StageContext, model: Transformer, numbers: Numbers) -> None:
@@ -116,6 +183,7 @@ def save(context: StageContext, model: Transformer, numbers: Numbers) -> None:
     if not context.group.writes:
         return
     product, words = PRODUCTS[context.stage]
+    adapted = widen(context, model)
     shown = [
         f"| {name} | {numbers.metrics[name]:.4f} |" for name in _SHOWN if name in numbers.metrics
     ]
@@ -125,8 +193,9 @@ def save(context: StageContext, model: Transformer, numbers: Numbers) -> None:
         [
             f"# {context.recipe.name}: {product}",
             "",
-            f"{words} {config.parameters():,} parameters, {config.layers} layers of width "
+            f"{words} {parameters(config)}, {config.layers} layers of width "
             f"{config.width}, context {config.context}.",
+            *(["", adapted] if adapted else []),
             *table,
         ]
     )
