@@ -1,7 +1,7 @@
 """Model FLOPs utilisation and memory on one GPU beside transformers' Trainer, in one run.
 
     python benchmarks/gpu.py [--minutes 9] [--sizes 124m 1b] [--out FOLDER] [--ours KEY=VALUE ...]
-    python benchmarks/gpu.py --tiny        the same on any machine, in small
+    python benchmarks/gpu.py --device cpu --tiny        the same on any machine, in small
 
 Has been run on a CPU with `--tiny` alone. Shapes of about 124M and 1B parameters, sequences of
 2,048, bf16. `ours` is the update of the trainer with settings by the rules (compilation, attention
@@ -32,7 +32,7 @@ from peers.ours import OurTraining, recipe_of, rectangle
 from peers.shapes import SIZES, Shape, assert_equal_work, matmul_weights
 from torch import Tensor
 
-from fourstage.devices import resolve_device
+from fourstage.devices import CHOICES, resolve_device
 from fourstage.planning.memory import training_memory
 from fourstage.profiling.bench import words_of
 from fourstage.profiling.ceiling import data_sheet_flops, matmul_flops_per_second
@@ -274,13 +274,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.0, help="of the whole")
     parser.add_argument("--seconds", type=float, default=10.0, help="of timed steps of a run")
     parser.add_argument("--rows", type=int, help="of a batch, instead of the size's own")
+    parser.add_argument("--device", choices=CHOICES, default="auto")
     parser.add_argument("--tiny", action="store_true", help="a shape for any machine")
     parser.add_argument("--ours", nargs="*", default=[], help="overrides of our recipe")
     parser.add_argument("--out", type=Path, default=Path("benchmark-gpu"))
     given = parser.parse_args()
     deadline = time.monotonic() + 60 * given.minutes - 10
 
-    device = resolve_device()
+    device = resolve_device(given.device)
     if device.type != "cuda" and not given.tiny:
         raise SystemExit("there is no GPU here: --tiny runs the same in small")
     sizes = {name: SIZES[name] for name in (["tiny"] if given.tiny else given.sizes)}

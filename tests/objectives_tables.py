@@ -68,6 +68,8 @@ class World:
 class TabularPolicy(nn.Module):
     """Free logits for every prefix, with the interface of a `Transformer`."""
 
+    plain_head = None
+
     def __init__(self, world: World, logits: Tensor):
         super().__init__()
         self.world = world

@@ -9,7 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fourstage import kernels
 from fourstage.cli.planned import told
+from fourstage.kernels import library
 from fourstage.model.config import ModelConfig
 from fourstage.model.transformer import Transformer
 from fourstage.objectives.bradley_terry import BradleyTerry
@@ -32,6 +34,20 @@ from fourstage.training.update import Update
 from memory_support import RAGGED, SHAPE, documents, peak_bytes
 
 EVEN = (128,) * 8
+
+
+@pytest.fixture(params=[False, True], ids=["torch alone", "kernels"])
+def computed(request):
+    """With torch alone, then with the C kernels."""
+    if request.param and library.load() is None:
+        pytest.skip("this machine has no C compiler")
+    if request.param:
+        yield
+    else:
+        with kernels.without():
+            yield
+
+
 LARGE = ModelConfig(32000, 2048, 24, 16, 16, 5632, 2048)
 
 
@@ -42,7 +58,7 @@ def measured_and_estimated(
     step: Step | None = None,
 ) -> tuple[float, float]:
     """Peak bytes of the second step with weights and moments, and the estimate of it."""
-    step = step or Step()
+    step = dataclasses.replace(step or Step(), kernels=kernels.usable())
     model = Transformer(config, "scalar" if step.scores else "language").initialise(0)
     model.recompute = "block" if step.recompute == "block" else "none"
     batch = documents(config, lengths)
@@ -113,7 +129,7 @@ BUILT: dict[str, dict] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_peak_memory_follows_the_estimate(way):
+def test_peak_memory_follows_the_estimate(way, computed):
     changed, lengths, micro, step = WAYS[way]
     config = dataclasses.replace(SHAPE, **changed, head_width=0)
     measured, estimated = measured_and_estimated(config, lengths, micro, step)
@@ -121,7 +137,7 @@ def test_peak_memory_follows_the_estimate(way):
 
 
 @pytest.mark.parametrize("family", BUILT)
-def test_peak_memory_follows_the_estimate_for_every_option_of_the_model(family):
+def test_peak_memory_follows_the_estimate_for_every_option_of_the_model(family, computed):
     config = dataclasses.replace(SHAPE, **BUILT[family])
     measured, estimated = measured_and_estimated(config)
     assert estimated == pytest.approx(measured, rel=0.1)
@@ -191,7 +207,7 @@ def test_a_plan_shows_the_memory_of_its_largest_stage_by_layout_and_recomputatio
 def test_the_step_of_a_stage_is_what_its_recipe_says():
     recipe = load("smoke", ["rl.algorithm=ppo", "parallel.shard=4", "pretrain.ema=0.9"])
     facts = DataFacts(device="cuda", devices=1)
-    rl, pretrain = (stage_step(recipe, stage, facts) for stage in ("rl", "pretrain"))
+    rl, pretrain = (stage_step(LARGE, recipe, stage, facts) for stage in ("rl", "pretrain"))
     assert (rl.models, rl.frozen_models, rl.shards) == (2, 2, 4)
     assert (pretrain.models, pretrain.frozen_models, pretrain.average) == (1, 0, True)
-    assert stage_step(recipe, "reward", facts).scores
+    assert stage_step(LARGE, recipe, "reward", facts).scores

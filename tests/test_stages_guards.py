@@ -212,7 +212,7 @@ class _Leaking(Layout):
     def __init__(self, lengths, device="cpu"):
         super().__init__(lengths, device)
         whole = Layout([self.cells], device)
-        self.buckets, self.gather, self.scatter = whole.buckets, whole.gather, whole.scatter
+        self.starts, self._rectangles = whole.starts, whole._rectangles
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "sft", "reward"])

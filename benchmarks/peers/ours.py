@@ -96,7 +96,7 @@ class OurTraining:
         if model is None:
             model = Transformer(config or model_config(recipe)).initialise(recipe.seed)
         self.model = model.to(device)
-        self.settings, self.chosen = context.settings(), context.measured.found
+        self.settings, self.chosen = context.settings(self.model), context.measured.found
         self.trainer = Trainer(
             self.model,
             NextToken(),

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fourstage.devices import autocast
+from fourstage.precision import autocast
 
 
 class PeerTraining:

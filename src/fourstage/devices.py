@@ -1,8 +1,8 @@
-"""Which device a run uses, and in which precision it computes there."""
+"""Which device a run uses, and how much memory it has."""
 
 from __future__ import annotations
 
-import contextlib
+import os
 from typing import TYPE_CHECKING
 
 from fourstage.errors import InputError, MachineError
@@ -34,8 +34,8 @@ def resolve_device(choice: str = "auto") -> torch.device:
     if not there[choice]:
         raise MachineError(f"device={choice}: this machine has none; write device=auto")
     if choice == "cuda":
-        import os
-
+        # Batches differ in size: pages that grow leave no holes. Read when memory is first taken.
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device(choice)
 
@@ -47,12 +47,3 @@ def memory_of(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     return float(torch.cuda.get_device_properties(device).total_memory)
-
-
-def autocast(device: torch.device) -> contextlib.AbstractContextManager:
-    """bf16 on CUDA; elsewhere fp32 (bf16 matmul is 60 times slower on a CPU without AMX)."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return contextlib.nullcontext()

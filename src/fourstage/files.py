@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from fourstage.errors import MachineError
 
+# What the system refuses with: the reason, and what to do about it.
 _FAULTS = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EROFS: "the disk is read-only",
-    errno.EACCES: "permission is denied",
-    errno.EIO: "the disk reported an input/output error",
+    errno.ENOSPC: ("the disk is full", "free some space"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space"),
+    errno.EFBIG: ("it would be larger than files may be here", "raise the limit (ulimit -f)"),
+    errno.EROFS: ("the disk is read-only", "make it writable, or write elsewhere,"),
+    errno.EACCES: ("permission is denied", "give it, or write elsewhere,"),
+    errno.EPERM: ("the system does not permit it", "allow it, or write elsewhere,"),
+    errno.EIO: ("the disk reported an input/output error", "look after the disk"),
+    errno.ESTALE: ("the file server has lost it", "mount the disk anew"),
+    errno.EMFILE: ("too many files are open", "raise the limit (ulimit -n)"),
 }
 
 
@@ -28,15 +35,15 @@ def explained(path: Path) -> Generator[None]:
     """Turns the operating system's refusal to write `path` into one clear line.
 
     Raises:
-        MachineError: the disk is full, read-only, or the path may not be written.
+        MachineError: the disk is full, read-only or broken, or the path may not be written.
     """
     try:
         yield
     except OSError as error:
         if error.errno not in _FAULTS:
             raise
-        reason = _FAULTS[error.errno]
-        raise MachineError(f"cannot write {path}: {reason}; free it and run again") from error
+        reason, remedy = _FAULTS[error.errno]
+        raise MachineError(f"cannot write {path}: {reason}; {remedy} and run again") from error
 
 
 def _flush(path: Path) -> None:
@@ -141,3 +148,17 @@ def sha256_folder(path: Path) -> str:
     """Hash of the names and contents of every file below `path`; where it stands does not count."""
     files = sorted(file for file in path.rglob("*") if file.is_file())
     return sha256_json({file.relative_to(path).as_posix(): sha256_file(file) for file in files})
+
+
+def user_cache() -> Path:
+    """A folder of the user's own for what can be made again; a temporary one where none may be."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    folder = Path(base) / "fourstage"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder if os.access(folder, os.W_OK) else Path(_temporary())
+
+
+@functools.cache
+def _temporary() -> str:
+    return tempfile.mkdtemp(prefix="fourstage-cache-")

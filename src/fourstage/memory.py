@@ -8,12 +8,16 @@ import gc
 import os
 import resource
 import sys
+from collections import deque
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
+# What torch's allocators and CUDA's libraries say where they raise a plain RuntimeError.
+_WORDS = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 # (limit, used) of the control group that a container runs in, of its second version and its first.
 _CONTROL_GROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -23,6 +27,47 @@ _CONTROL_GROUPS = (
     ),
 )
 _STATUS = Path("/proc/self/status")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that an allocator found no room."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS)
+
+
+def let_go(device: torch.device) -> None:
+    """Lets go of what a device's allocator keeps for later, behind a pass that found no room."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
+
+
+def in_halves(portions: Iterable[list[int]], work: Callable[[list[int]], None]) -> None:
+    """Does `work` on each portion; one that finds no memory is worked on in halves, anew.
+
+    Raises:
+        Exception: what `work` raises; also for lack of memory, where the portion is of one.
+    """
+    waiting = deque(portions)
+    while waiting:
+        portion = waiting.popleft()
+        if not _fits(portion, work):
+            middle = len(portion) // 2
+            waiting.extendleft((portion[middle:], portion[:middle]))
+
+
+def _fits(portion: list[int], work: Callable[[list[int]], None]) -> bool:
+    try:
+        work(portion)
+    except (RuntimeError, MemoryError) as error:
+        if len(portion) == 1 or not is_out_of_memory(error):
+            raise
+        return False
+    return True
 
 
 def free_bytes(device: torch.device) -> float | None:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from fourstage import __version__
 from fourstage.errors import FailedElsewhere, FourstageError, InputError, nearest
+from fourstage.memory import is_out_of_memory
 from fourstage.parallel import failing
 
 # name -> what it does; the code is `command` in cli/<name>.py
@@ -141,12 +142,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
-        words = failing.explained(error)
-        if words is None:
-            raise
-        _tell([words], by_another=True)
-        code = 1
-    sys.exit(code)
+        code = _tell_of(error)
+    failing.leave(code)
+
+
+def _tell_of(error: Exception) -> int:
+    """Tells of an error that is the machine's; the exit code. Any other is a fault of the program,
+    and is raised again as it is."""
+    words = failing.explained(error)
+    by_another = words is not None
+    if isinstance(error, RuntimeError | MemoryError) and is_out_of_memory(error):
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        words = f"out of memory ({first}): end what else uses it, or take a smaller model or batch"
+    if words is None:
+        raise error
+    _tell([words], by_another)
+    return 1
 
 
 def _tell(faults: Sequence[str], by_another: bool = False) -> None:

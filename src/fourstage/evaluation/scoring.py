@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from fourstage.data.batch import Batch, Example
-from fourstage.devices import autocast
+from fourstage.memory import in_halves
 from fourstage.model.transformer import Transformer
 from fourstage.objectives.logprobs import token_logprobs
+from fourstage.precision import autocast
 
 # Cells of one forward pass: enough for full matrices, little enough for a CPU's cache.
 _CELLS_CPU, _CELLS_GPU = 4096, 65536
@@ -22,7 +23,7 @@ def device_of(model: torch.nn.Module) -> torch.device:
 
 
 def alike(lengths: Sequence[int], device: torch.device) -> Iterator[list[int]]:
-    """Indices in portions of like length that fit one forward pass."""
+    """Indices in portions of like length, each to be read in one forward pass."""
     most = _CELLS_CPU if device.type == "cpu" else _CELLS_GPU
     portion: list[int] = []
     cells = 0
@@ -45,7 +46,9 @@ def trained_logprobs(model: Transformer, batch: Batch, temperature: float = 1.0)
 
     def number(hidden: Tensor, targets: Tensor) -> Tensor:
         vocab_size = model.config.vocab_size
-        return token_logprobs(model.logits, hidden, targets, vocab_size, temperature)
+        return token_logprobs(
+            model.logits, hidden, targets, vocab_size, temperature, model.plain_head
+        )
 
     return _at_trained_cells(model, batch, number)
 
@@ -63,12 +66,15 @@ def _at_trained_cells(
     found = torch.zeros(batch.cells)
     device = device_of(model)
     starts = np.cumsum([0, *batch.lengths])
-    for rows in alike(batch.lengths, device):
+
+    def work(rows: list[int]) -> None:
         part = batch.select(rows).to(device)
         cells = part.streams["loss_weights"].nonzero().squeeze(1)
         with autocast(device):
             values = number(model(part.tokens, part.layout)[cells], part.targets[cells])
         found[_cells_of(rows, starts)[cells.cpu()]] = values.float().cpu()
+
+    in_halves(alike(batch.lengths, device), work)
     return found
 
 
@@ -84,7 +90,8 @@ def greedy_hits(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
     device = device_of(model)
     starts = np.cumsum([0, *batch.lengths])
     size = max(64, 2**19 // model.config.vocab_size)
-    for rows in alike(batch.lengths, device):
+
+    def work(rows: list[int]) -> None:
         part = batch.select(rows).to(device)
         with autocast(device):
             hidden = model(part.tokens, part.layout)
@@ -97,6 +104,8 @@ def greedy_hits(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
             chosen = logits.gather(-1, targets[:, None])[:, 0]
             logprobs[here] = (chosen - logits.logsumexp(dim=-1)).cpu()
             hits[here] = (logits.argmax(dim=-1) == targets).cpu()
+
+    in_halves(alike(batch.lengths, device), work)
     return logprobs, hits
 
 
@@ -110,11 +119,14 @@ def raw_scores(model: Transformer, rows: Sequence[Sequence[int]]) -> np.ndarray:
     device = device_of(model)
     rows = [row[-model.config.context :] for row in rows]
     found = np.zeros(len(rows))
-    for portion in alike([len(row) for row in rows], device):
+
+    def work(portion: list[int]) -> None:
         batch = Batch.rows([Example(np.asarray(rows[i])) for i in portion]).to(device)
         with autocast(device):
             hidden = model(batch.tokens, batch.layout)[batch.last_cells]
             found[portion] = model.scores(hidden).double().cpu().numpy()
+
+    in_halves(alike([len(row) for row in rows], device), work)
     return found
 
 

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourstage.devices import autocast
-from fourstage.errors import InputError
+from fourstage.errors import InputError, MachineError
 from fourstage.generation.sampling import Drawer, Sampling, uniforms
+from fourstage.memory import is_out_of_memory, let_go
 from fourstage.model.cache import KVCache
 from fourstage.model.layout import Layout
 from fourstage.model.transformer import Transformer
+from fourstage.precision import autocast, product_dtype
 
 # Taking rows out costs a copy of those that move; it pays from about a tenth of the batch on.
 _FINISHED_SHARE = 0.1
@@ -48,6 +49,10 @@ class Engine:
     """Generates with `model`, at most `max_batch` requests at a time.
 
     The weights are read anew at each call, so the engine of a model in training stays valid.
+
+    Attributes:
+        max_batch: falls where memory runs out, to half of the requests that did not fit. What is
+            drawn stays the same, within the rounding of products of other shapes.
     """
 
     def __init__(self, model: Transformer, max_batch: int = 256):
@@ -64,6 +69,7 @@ class Engine:
 
         Raises:
             InputError: a prompt is empty, longer than the context, or holds an unknown token.
+            MachineError: a single request does not fit the memory.
         """
         samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
         seeds = [each.seed for each in samplings] if seeds is None else list(seeds)
@@ -73,14 +79,36 @@ class Engine:
         # Prompts of like length together: attention reads up to the longest row of a batch.
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         completions: dict[int, Completion] = {}
-        for chunk in self._chunks(order, prompts, samplings):
-            done = self._batch(
-                [prompts[i] for i in chunk],
-                [samplings[i] for i in chunk],
-                [seeds[i] for i in chunk],
-            )
-            completions.update(zip(chunk, done, strict=True))
+        while len(completions) < len(prompts):
+            for chunk in self._chunks(order[len(completions) :], prompts, samplings):
+                done = self._that_fits(
+                    [prompts[i] for i in chunk],
+                    [samplings[i] for i in chunk],
+                    [seeds[i] for i in chunk],
+                )
+                if done is None:
+                    let_go(self.model.cos.device)
+                    self.max_batch = len(chunk) // 2
+                    break
+                completions.update(zip(chunk, done, strict=True))
         return [completions[i] for i in range(len(prompts))]
+
+    def _that_fits(
+        self, prompts: list[Sequence[int]], samplings: list[Sampling], seeds: list[int]
+    ) -> list[Completion] | None:
+        """The completions; None where there is no memory for so many at a time."""
+        try:
+            return self._batch(prompts, samplings, seeds)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(prompts) == 1:
+                raise MachineError(
+                    f"a prompt of {len(prompts[0])} tokens with up to "
+                    f"{self._limits(prompts, samplings)[0]} new ones does not fit the memory of "
+                    f"this {self.model.cos.device.type}: write a smaller max_new_tokens"
+                ) from error
+            return None
 
     def _chunks(
         self, order: list[int], prompts: Sequence[Sequence[int]], samplings: list[Sampling]
@@ -217,7 +245,7 @@ class Engine:
         copies = [first.setdefault(tuple(prompt), len(first)) for prompt in prompts]
         lengths = [len(prompt) for prompt in first]
         capacity = min(max(lengths) + new - 1, model.config.context)
-        dtype = torch.get_autocast_dtype("cuda") if device.type == "cuda" else model.cos.dtype
+        dtype = product_dtype(device) or model.cos.dtype
         cache = KVCache(model.config, len(prompts), capacity, device, dtype)
         layout = Layout(lengths, device)
         flat = torch.tensor([token for prompt in first for token in prompt], device=device)

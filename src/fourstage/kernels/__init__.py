@@ -6,6 +6,8 @@ whoever calls them has another way where they may not.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from fourstage.kernels import library
@@ -22,6 +24,17 @@ def use(wanted: bool) -> None:
     _wanted = wanted
 
 
+@contextlib.contextmanager
+def without() -> Generator[None]:
+    """No kernels inside: every tensor between two operations can be looked at."""
+    before = _wanted
+    use(False)
+    try:
+        yield
+    finally:
+        use(before)
+
+
 def usable(*tensors: Tensor) -> bool:
     """Whether the kernels can work on these tensors, and are wanted."""
     import torch
@@ -33,5 +46,6 @@ def usable(*tensors: Tensor) -> bool:
         and all(type(t) in plain and t.dtype is torch.float32 for t in tensors)
         and all(t.device.type == "cpu" for t in tensors)
         and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
         and library.load() is not None
     )

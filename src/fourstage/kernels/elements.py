@@ -147,6 +147,8 @@ class _LogProbs(torch.autograd.Function):
             _over_rows("logprobs_forward", len(wanted), logits.numel(), *told)
             if keep:
                 kept.append(logits)
+            # Before the next chunk is made.
+            del logits, told
         logprobs, logsumexp, entropies = found.unbind()
         ctx.chunk, ctx.kept = chunk, kept
         ctx.save_for_backward(hidden, weight, targets, logsumexp)
@@ -171,4 +173,5 @@ class _LogProbs(torch.autograd.Function):
             d_weight.addmm_(logits.t(), hidden[cells])
             if kept:
                 kept[number] = None
+            del logits, told
         return d_hidden, d_weight, None, None, None

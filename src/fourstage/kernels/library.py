@@ -6,7 +6,6 @@ why once.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import hashlib
@@ -18,6 +17,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from fourstage.files import user_cache
 
 _SOURCES = ("attention.c", "elements.c")
 _HEADERS = ("lanes.h", "product.h")
@@ -87,7 +88,7 @@ def _compiled() -> Path:
         key.update(part.encode() + b"\0")
     # -march=native: what runs here may not run on another processor of the same home directory.
     key.update(_processor().encode())
-    path = _cache() / f"kernels-{key.hexdigest()[:16]}.so"
+    path = user_cache() / f"kernels-{key.hexdigest()[:16]}.so"
     if path.exists():
         return path
     with tempfile.TemporaryDirectory(dir=path.parent) as aside:
@@ -104,21 +105,6 @@ def _compiled() -> Path:
 
 def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8")
-
-
-def _cache() -> Path:
-    """A folder of the user's own to keep the library in; a temporary one where none is writable."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    folder = Path(base) / "fourstage"
-    # A home that cannot be written to: each process then compiles its own.
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder if os.access(folder, os.W_OK) else Path(_temporary())
-
-
-@functools.cache
-def _temporary() -> str:
-    return tempfile.mkdtemp(prefix="fourstage-kernels-")
 
 
 def _processor() -> str:

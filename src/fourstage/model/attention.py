@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fourstage.model.attending import attend
+from fourstage import kernels
+from fourstage.kernels import attention as kernel
 from fourstage.model.config import ModelConfig
-from fourstage.model.layout import Layout, from_buckets, to_buckets
-from fourstage.model.linear import fused
+from fourstage.model.layout import Layout
+from fourstage.model.linear import fused, joined
 from fourstage.model.norms import RMSNorm
+from fourstage.model.packed import Scores, attend_documents
 from fourstage.model.positions import alibi_slopes, rotate
 
 
@@ -78,23 +80,27 @@ class Attention(nn.Module):
         self, x: Tensor, cos: Tensor, sin: Tensor, layout: Layout, keep: tuple | None
     ) -> Tensor:
         c = self.config
+        if keep is None and self.in_one_kernel and kernels.usable(x):
+            return self._in_one_kernel(x, cos, sin, layout)
         q, k, v = self.project(x, cos, sin)
         if keep is not None:
             cache, layer = keep
             cache.write_prompts(layer, k, v, layout)
-        parts = []
-        joined = torch.cat([q, k, v.to(q.dtype)], dim=1)
-        for part in to_buckets(joined, layout):
-            rows = part.transpose(1, 2)
-            q, k, v = rows.split([c.heads, c.kv_heads, c.kv_heads], dim=1)
-            mixed = attend(
-                q,
-                k,
-                v,
-                window=self.window,
-                scale=self.scale,
-                softcap=c.attention_softcap,
-                slopes=self.slopes,
-            )
-            parts.append(mixed.transpose(1, 2))
-        return self.o_proj(from_buckets(parts, layout).flatten(1))
+        scores = Scores(self.window, self.scale, c.attention_softcap, self.slopes)
+        return self.o_proj(attend_documents(q, k, v, layout, scores).flatten(1))
+
+    @property
+    def in_one_kernel(self) -> bool:
+        """Whether the C kernel's formula is this layer's."""
+        c = self.config
+        plain = self.slopes is None and not c.attention_softcap
+        return plain and not (c.qk_norm and c.qk_norm_whole) and c.head_width <= kernel.MOST_HEAD
+
+    def _in_one_kernel(self, x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
+        c = self.config
+        heads = kernel.Heads(
+            c.heads, c.kv_heads, c.head_width, c.attention_scale, self.window, c.norm_eps
+        )
+        together = joined(x, (self.q_proj, self.k_proj, self.v_proj))
+        norms = (self.q_norm.factors, self.k_norm.factors) if c.qk_norm else (None, None)
+        return self.o_proj(kernel.attend(together, cos, sin, layout.starts, heads, *norms))

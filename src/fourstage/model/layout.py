@@ -10,9 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 # A bucket is closed when its rectangle would hold more than this share of padding.
 _PADDING_ALLOWED = 0.15
@@ -35,6 +41,9 @@ class Layout:
         gather: [padded cells] the flat cell that fills each cell of the buckets, or None when the
             batch already is a rectangle; padding repeats a document's last cell.
         scatter: [cells] where each flat cell stands in the buckets.
+        starts: [documents + 1] the first cell of each document, and the number of cells.
+        room: the least power of two that holds the cells of any document.
+        tiles: of flex attention, by window; filled as they are needed (`model.packed`).
     """
 
     def __init__(self, lengths: Sequence[int], device: torch.device | str = "cpu"):
@@ -42,18 +51,35 @@ class Layout:
         if not self.lengths or min(self.lengths) < 1:
             raise ValueError("a layout needs documents of at least one cell")
         sizes = torch.tensor(self.lengths)
+        self.starts = _sent(F.pad(sizes.cumsum(0), (1, 0)), device)
         starts = sizes.cumsum(0) - sizes
         self.cells = int(sizes.sum())
+        self.room = 1 << (max(self.lengths) - 1).bit_length()
+        self.tiles: dict[int, BlockMask] = {}
         owner = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
-        self.document_ids = owner.to(device)
-        self.positions = (torch.arange(self.cells) - starts[owner]).to(device)
-        self.last_cells = (starts + sizes - 1).to(device)
-        self.buckets: list[Bucket] = []
-        self.gather: Tensor | None = None
-        self.scatter: Tensor | None = None
+        self.document_ids = _sent(owner, device)
+        self.positions = _sent(torch.arange(self.cells) - starts[owner], device)
+        self.last_cells = _sent(starts + sizes - 1, device)
+
+    @property
+    def buckets(self) -> list[Bucket]:
+        return self._rectangles[0]
+
+    @property
+    def gather(self) -> Tensor | None:
+        return self._rectangles[1]
+
+    @property
+    def scatter(self) -> Tensor | None:
+        return self._rectangles[2]
+
+    @cached_property
+    def _rectangles(self) -> tuple[list[Bucket], Tensor | None, Tensor | None]:
+        """Buckets, `gather` and `scatter`: only where attention asks for them."""
         if len(set(self.lengths)) == 1:
-            self.buckets = [Bucket(len(sizes), self.lengths[0])]
-            return
+            return [Bucket(self.documents, self.lengths[0])], None, None
+        sizes, starts, device = torch.tensor(self.lengths), self.starts.cpu(), self.starts.device
+        buckets: list[Bucket] = []
         gathered, scatter, offset = [], torch.empty(self.cells, dtype=torch.long), 0
         for group in _buckets(self.lengths):
             rows = torch.tensor(group)
@@ -64,9 +90,8 @@ class Layout:
             real = torch.arange(time)[None, :] < sizes[rows, None]
             scatter[cells[real]] = offset + torch.arange(cells.numel()).view_as(cells)[real]
             offset += cells.numel()
-            self.buckets.append(Bucket(len(group), time))
-        self.gather = torch.cat(gathered).to(device)
-        self.scatter = scatter.to(device)
+            buckets.append(Bucket(len(group), time))
+        return buckets, _sent(torch.cat(gathered), device), _sent(scatter, device)
 
     @property
     def documents(self) -> int:
@@ -76,6 +101,13 @@ class Layout:
     def mean_context(self) -> float:
         """Cells a token attends to, on average over the tokens."""
         return sum(n * (n + 1) / 2 for n in self.lengths) / self.cells
+
+
+def _sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A copy there; on its way to a CUDA device it is not waited for, nor is what runs there."""
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _buckets(lengths: Sequence[int]) -> list[list[int]]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fourstage import kernels
+from fourstage.kernels import elements
 from fourstage.model.config import Activation, ModelConfig
-from fourstage.model.linear import fused
+from fourstage.model.linear import fused, joined
 
 
 def activate(activation: Activation, x: Tensor) -> Tensor:
@@ -34,6 +36,11 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.gated:
-            return self.down_proj(activate(self.activation, self.up_proj(x)))
+            inner = self.up_proj(x)
+            if self.activation == "relu2" and kernels.usable(inner):
+                return self.down_proj(elements.relu2(inner))
+            return self.down_proj(activate(self.activation, inner))
+        if self.activation == "swiglu" and kernels.usable(x):
+            return self.down_proj(elements.swiglu(joined(x, (self.gate_proj, self.up_proj))))
         gate, up = fused(x, (self.gate_proj, self.up_proj))
         return self.down_proj(activate(self.activation, gate) * up)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fourstage import kernels
+from fourstage.kernels import elements
 from fourstage.model.config import ModelConfig
 
 
@@ -18,9 +20,17 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.offset = offset
 
+    @property
+    def factors(self) -> Tensor:
+        """[width] what normed numbers are multiplied with."""
+        return self.weight + self.offset if self.offset else self.weight
+
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight + self.offset if self.offset else self.weight
-        return F.rms_norm(x, weight.shape, weight, self.eps)
+        weight = self.factors
+        if x.dim() == 2 and kernels.usable(x, weight):
+            return elements.rms_norm(x, weight, self.eps)
+        # Under autocast queries and keys come rounded: torch fuses only what is of one type.
+        return F.rms_norm(x.to(weight.dtype), weight.shape, weight, self.eps)
 
 
 def norm_of(config: ModelConfig) -> nn.Module:

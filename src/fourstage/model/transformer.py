@@ -24,7 +24,7 @@ from fourstage.model.experts import Mixture, Routing
 from fourstage.model.initialisation import initialise
 from fourstage.model.layout import Layout
 from fourstage.model.mlp import MLP
-from fourstage.model.norms import norm_of
+from fourstage.model.norms import in_fp32, norm_of
 from fourstage.model.positions import rotary_table, table_offsets
 
 if TYPE_CHECKING:
@@ -190,6 +190,13 @@ class Transformer(nn.Module):
         embedding = self.model.embed_tokens
         return embedding.weight if self.config.tie_embeddings else self.lm_head.weight
 
+    @property
+    def plain_head(self) -> Tensor | None:
+        """[vocab, width], where `logits` is a product with it and nothing else."""
+        c = self.config
+        plain = c.logit_multiplier == 1.0 and not c.logit_softcap and self.head == "language"
+        return self.output_weight if plain else None
+
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., width] -> [..., vocab]."""
         if self.config.logit_multiplier != 1.0:
@@ -199,16 +206,23 @@ class Transformer(nn.Module):
         return cap * torch.tanh(logits / cap) if cap else logits
 
     def scores(self, hidden: Tensor) -> Tensor:
-        """[..., width] -> [...], the raw score or value."""
-        return self.score(hidden).squeeze(-1)
+        """[..., width] -> [...], the raw score or value: in fp32 under autocast too."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.score(in_fp32(hidden)).squeeze(-1)
 
     def initialise(self, seed: int, width_ratio: float = 1.0) -> Transformer:
         """Weights as a function of the seed alone (`fourstage.model.initialisation`)."""
         initialise(self, seed, width_ratio)
         return self
 
-    def with_context(self, context: int, rope_scaling: RopeScaling | None) -> Transformer:
+    def with_context(
+        self, context: int, rope_scaling: RopeScaling | None, rope_theta: float | None = None
+    ) -> Transformer:
         """The same weights at another context, to go on with or to train longer documents on.
+
+        Args:
+            rope_theta: another base of the angles (Xiong et al., *Effective Long-Context Scaling*,
+                2023); None keeps it.
 
         Raises:
             InputError: positions are learned, and there are none for a longer context.
@@ -218,7 +232,8 @@ class Transformer(nn.Module):
                 f"model.context={context} is longer than the {self.config.context} positions that "
                 f"the model has learned: write context={self.config.context}"
             )
-        config = replace(self.config, context=context, rope_scaling=rope_scaling)
+        theta = rope_theta or self.config.rope_theta
+        config = replace(self.config, context=context, rope_scaling=rope_scaling, rope_theta=theta)
         other, weights = Transformer(config, self.head), self.state_dict()
         if config.positions == "learned":
             table = "model.embed_positions.weight"
@@ -249,7 +264,9 @@ def _recomputed(
         own: list[Routing] = []
         return block(x, cos, sin, layout, None, None if routing is None else own), own
 
-    x, own = checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
+    # Only an adapter's dropout draws anything.
+    draws = any(isinstance(part, nn.Dropout) and part.p > 0 for part in block.modules())
+    x, own = checkpoint(run, x, use_reentrant=False, preserve_rng_state=draws)
     if routing is not None:
         routing.extend(own)
     return x

@@ -55,6 +55,7 @@ class GRPO:
             micro.targets[cells],
             policy.config.vocab_size,
             self.temperature,
+            policy.plain_head,
         )
         loss, ratio, cut = clipped_policy_loss(
             logprobs, streams["old_logprobs"], streams["advantages"], self.clip_low, self.clip_high

@@ -2,9 +2,9 @@
 
 Logits are the largest tensor of a step (cells x vocabulary). Here they exist for one chunk at a
 time; what the backward pass keeps is their log-softmax once, or nothing when that would be large:
-then each chunk is computed again. (An autograd function that fuses the head, the cross-entropy and
-their backward was 3-6% faster at 2000 cells, width 128, vocabulary 900 on one CPU thread: the
-matrix products are the time. Not worth a second path.)
+then each chunk is computed again. On a CPU a kernel turns each chunk into its gradient in place,
+where the head is a plain product. Where blocks are compiled, so is what follows the product: then
+no logits exist in fp32, and the backward pass has one kernel.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from fourstage import kernels
+from fourstage.compiled import fusible
 from fourstage.data.batch import Batch
+from fourstage.kernels import elements
+from fourstage.model.norms import in_fp32
 from fourstage.model.transformer import Transformer
 
 Projection = Callable[[Tensor], Tensor]
@@ -24,12 +28,19 @@ Projection = Callable[[Tensor], Tensor]
 # Logits a chunk. 2^19 floats (2 MB) stay in a CPU's cache; a GPU wants large products.
 _CHUNK_CPU = 2**19
 _CHUNK_GPU = 2**26
+# Cells a chunk of the kernel, and logits that stay below: products of fewer rows run at half speed.
+_KERNEL_CELLS, _KERNEL_LOGITS = 512, 2**25
 # Logits a batch (512 MB in fp32) beyond which the backward pass computes them again.
 _KEPT = 2**27
 
 
 def token_logprobs(
-    project: Projection, hidden: Tensor, targets: Tensor, vocab_size: int, temperature: float = 1.0
+    project: Projection,
+    hidden: Tensor,
+    targets: Tensor,
+    vocab_size: int,
+    temperature: float = 1.0,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """[n] `log softmax(project(hidden) / temperature)[targets]`, in fp32 or finer.
 
@@ -38,41 +49,47 @@ def token_logprobs(
         hidden: [n, width]. targets: [n] int64.
         vocab_size: the last axis of what `project` returns, from which chunks are cut.
         temperature: logits are divided by it; above 0.
+        weight: [vocab, width], where `project` is a product with it and nothing else.
     """
+    if weight is not None and kernels.usable(hidden, weight):
+        return _in_one_kernel(hidden, weight, targets, temperature)[0]
 
-    def of_chunk(cells: Tensor, wanted: Tensor) -> tuple[Tensor]:
-        logits = _logits(project, cells, temperature)
-        return (-F.cross_entropy(logits, wanted, reduction="none"),)
-
-    return _by_chunks(of_chunk, hidden, targets, vocab_size)[0]
+    return _by_chunks(project, _picked, hidden, targets, vocab_size, temperature)[0]
 
 
 def token_logprobs_and_entropies(
-    project: Projection, hidden: Tensor, targets: Tensor, vocab_size: int, temperature: float = 1.0
+    project: Projection,
+    hidden: Tensor,
+    targets: Tensor,
+    vocab_size: int,
+    temperature: float = 1.0,
+    weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `token_logprobs`, and [n] the entropy of each distribution in nats, without gradient."""
+    if weight is not None and kernels.usable(hidden, weight):
+        logprobs, _, entropies = _in_one_kernel(hidden, weight, targets, temperature)
+        return logprobs, entropies
 
-    def of_chunk(cells: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        every = F.log_softmax(_logits(project, cells, temperature), dim=-1)
-        with torch.no_grad():
-            entropies = -torch.linalg.vecdot(every.exp(), every)
-        return -F.nll_loss(every, wanted, reduction="none"), entropies
-
-    logprobs, entropies = _by_chunks(of_chunk, hidden, targets, vocab_size)
+    logprobs, entropies = _by_chunks(
+        project, _picked_and_entropies, hidden, targets, vocab_size, temperature
+    )
     return logprobs, entropies
 
 
 def token_logprobs_and_normalisers(
-    project: Projection, hidden: Tensor, targets: Tensor, vocab_size: int
+    project: Projection,
+    hidden: Tensor,
+    targets: Tensor,
+    vocab_size: int,
+    weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `token_logprobs`, and [n] `log Z`: of the sum of exp(logit) over the vocabulary."""
+    if weight is not None and kernels.usable(hidden, weight):
+        return _in_one_kernel(hidden, weight, targets, 1.0)[:2]
 
-    def of_chunk(cells: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        logits = _logits(project, cells, 1.0)
-        normalisers = logits.logsumexp(-1)
-        return logits.gather(-1, wanted[:, None]).squeeze(-1) - normalisers, normalisers
-
-    logprobs, normalisers = _by_chunks(of_chunk, hidden, targets, vocab_size)
+    logprobs, normalisers = _by_chunks(
+        project, _picked_and_normalisers, hidden, targets, vocab_size, 1.0
+    )
     return logprobs, normalisers
 
 
@@ -80,19 +97,62 @@ def logprobs(model: Transformer, batch: Batch, temperature: float = 1.0) -> Tens
     """[cells] log-probability of each cell's target; of no meaning where a cell has none."""
     hidden = model(batch.tokens, batch.layout)
     vocab_size = model.config.vocab_size
-    return token_logprobs(model.logits, hidden, batch.targets, vocab_size, temperature)
+    return token_logprobs(
+        model.logits, hidden, batch.targets, vocab_size, temperature, model.plain_head
+    )
 
 
-def _logits(project: Projection, cells: Tensor, temperature: float) -> Tensor:
-    logits = project(cells)
-    if logits.dtype in (torch.bfloat16, torch.float16):
-        logits = logits.float()
+def _in_one_kernel(
+    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities, normalisers and entropies."""
+    vocab_size = weight.shape[0]
+    chunk = max(64, min(_KERNEL_CELLS, _KERNEL_LOGITS // vocab_size))
+    kept = hidden.shape[0] * vocab_size <= _KEPT
+    scaled = hidden if temperature == 1.0 else hidden / temperature
+    return elements.logprobs(scaled, weight, targets, chunk, kept)
+
+
+@fusible
+def _picked(logits: Tensor, wanted: Tensor, temperature: float) -> tuple[Tensor, ...]:
+    return (-F.cross_entropy(_finer(logits, temperature), wanted, reduction="none"),)
+
+
+@fusible
+def _picked_and_entropies(logits: Tensor, wanted: Tensor, temperature: float) -> tuple[Tensor, ...]:
+    every = F.log_softmax(_finer(logits, temperature), dim=-1)
+    with torch.no_grad():
+        entropies = -torch.linalg.vecdot(every.exp(), every)
+    return -F.nll_loss(every, wanted, reduction="none"), entropies
+
+
+@fusible
+def _picked_and_normalisers(
+    logits: Tensor, wanted: Tensor, temperature: float
+) -> tuple[Tensor, ...]:
+    logits = _finer(logits, temperature)
+    normalisers = logits.logsumexp(-1)
+    return logits.gather(-1, wanted[:, None]).squeeze(-1) - normalisers, normalisers
+
+
+def _finer(logits: Tensor, temperature: float) -> Tensor:
+    logits = in_fp32(logits)
     return logits if temperature == 1.0 else logits / temperature
 
 
 def _by_chunks(
-    of_chunk: Callable[..., tuple[Tensor, ...]], hidden: Tensor, targets: Tensor, vocab_size: int
+    project: Projection,
+    finish: Callable[[Tensor, Tensor, float], tuple[Tensor, ...]],
+    hidden: Tensor,
+    targets: Tensor,
+    vocab_size: int,
+    temperature: float,
 ) -> tuple[Tensor, ...]:
+    """What `finish` makes of logits and targets, chunks joined."""
+
+    def of_chunk(cells: Tensor, wanted: Tensor) -> tuple[Tensor, ...]:
+        return finish(project(cells), wanted, temperature)
+
     budget = _CHUNK_CPU if hidden.device.type == "cpu" else _CHUNK_GPU
     size = max(64, budget // vocab_size)
     again = torch.is_grad_enabled() and hidden.shape[0] * vocab_size > _KEPT

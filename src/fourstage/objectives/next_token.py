@@ -9,7 +9,7 @@ from fourstage.model.experts import Routing
 from fourstage.model.transformer import Transformer
 from fourstage.objectives.balance import balance_sum, router_z_sum
 from fourstage.objectives.logprobs import token_logprobs, token_logprobs_and_normalisers
-from fourstage.objectives.objective import Metrics, Sums, trained_cells
+from fourstage.objectives.objective import Metrics, Sums, taken, trained_cells
 
 
 @dataclass
@@ -41,18 +41,21 @@ class NextToken:
 
     def sums(self, module: Transformer, micro: Batch) -> tuple[Sums, Metrics]:
         cells = trained_cells(micro)
-        weights = micro.streams["loss_weights"][cells]
+        weights = taken(micro.streams["loss_weights"], cells)
         routing: list[Routing] = []
         asked = module.config.experts and (self.balance or self.router_z)
         extra = {"routing": routing} if asked else {}
-        hidden = module(micro.tokens, micro.layout, **extra)[cells]
-        rest = (micro.targets[cells], module.config.vocab_size)
+        hidden = taken(module(micro.tokens, micro.layout, **extra), cells)
+        rest = (taken(micro.targets, cells), module.config.vocab_size)
+        head = module.plain_head
         terms: Sums = {}
         if self.z_loss:
-            logprobs, normalisers = token_logprobs_and_normalisers(module.logits, hidden, *rest)
+            logprobs, normalisers = token_logprobs_and_normalisers(
+                module.logits, hidden, *rest, weight=head
+            )
             terms["z_loss"] = self.z_loss * (normalisers.square() * weights).sum()
         else:
-            logprobs = token_logprobs(module.logits, hidden, *rest)
+            logprobs = token_logprobs(module.logits, hidden, *rest, weight=head)
         loss = -(logprobs * weights).sum()
         count = weights.sum()
         metrics: Metrics = {name: (term.detach(), count) for name, term in terms.items()}

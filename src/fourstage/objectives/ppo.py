@@ -77,6 +77,7 @@ class PPO:
             micro.targets[cells],
             policy.config.vocab_size,
             self.temperature,
+            policy.plain_head,
         )
         policy_loss, ratio, cut = clipped_policy_loss(
             logprobs, streams["old_logprobs"], streams["advantages"], self.clip, self.clip
@@ -109,7 +110,11 @@ class PPO:
         cells = micro.streams["mix_weights"].nonzero().squeeze(1)
         weights = micro.streams["mix_weights"][cells]
         logprobs = token_logprobs(
-            policy.logits, hidden[cells], micro.targets[cells], policy.config.vocab_size
+            policy.logits,
+            hidden[cells],
+            micro.targets[cells],
+            policy.config.vocab_size,
+            weight=policy.plain_head,
         )
         nll = -(logprobs * weights).sum()
         return self.pretraining_mix * nll, (nll.detach(), weights.sum())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 _KEY = "fourstage/failed"
 _GONE = ("connection closed by peer", "connection reset", "broken pipe", "remote process exited")
@@ -45,6 +46,20 @@ def name_of_process() -> str:
     """`process 3 of 8: `, or nothing where there is one."""
     rank = os.environ.get("RANK", "0")
     return f"process {rank} of {_processes()}: " if _processes() > 1 else ""
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process with an exit code; one of several without the interpreter's own end.
+
+    There gloo's threads, which outlive `destroy_process_group`, may still ask for the interpreter,
+    and the system aborts a process whose work is done (https://github.com/pytorch/pytorch/issues/190489).
+    """
+    if _processes() == 1:
+        sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # its reader is gone
+            stream.flush()
+    os._exit(code)
 
 
 def _processes() -> int:

@@ -21,6 +21,13 @@ Result = TypeVar("Result")
 
 # Cells below which a part of a step is not worth a thread.
 FEWEST_CELLS = 128
+# Each has gradients of its own, and more of them than this gain little.
+_MOST = 16
+
+
+def one_a_core() -> int:
+    """Copies that share out a step best: one for each thread that torch may use."""
+    return min(torch.get_num_threads(), _MOST)
 
 
 def sharing_weights(module: nn.Module) -> nn.Module:

@@ -106,6 +106,19 @@ def check_sizes(sizes: Sizes, config: ModelConfig) -> None:
         raise InputError(*faults)
 
 
+def check_adapter(sizes: Sizes, stage: str, has_adapter: bool) -> None:
+    """Whether a stage's layers can be shared by `sizes.tensor` processes.
+
+    Raises:
+        InputError: they have adapters.
+    """
+    if sizes.tensor > 1 and has_adapter:
+        raise InputError(
+            f"{stage}.adapter trains beside whole matrices, and parallel.tensor={sizes.tensor} "
+            f"cuts them: write parallel.shard={sizes.tensor}"
+        )
+
+
 def check_optimiser(sizes: Sizes, stage: str, optimiser: str) -> None:
     """Whether an optimiser works on the parts of matrices that `sizes.tensor` leaves a process.
 

@@ -46,6 +46,9 @@ class _SharedAttention(Attention):
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return super().project(self.region.enter(x)[: len(cos)], cos, sin)
 
+    def _in_one_kernel(self, x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
+        return super()._in_one_kernel(self.region.enter(x)[: len(cos)], cos, sin, layout)
+
 
 class _SharedMLP(MLP):
     region: Region
@@ -82,6 +85,10 @@ class _SharedTransformer(Transformer):
     def forward(self, tokens: Tensor, layout: Layout, *others, **named) -> Tensor:
         hidden = super().forward(tokens, layout, *others, **named)
         return self.region.all_cells(hidden, layout.cells) if self.region.sequence else hidden
+
+    @property
+    def plain_head(self) -> Tensor | None:
+        return None if self.shares_vocabulary else super().plain_head
 
     def logits(self, hidden: Tensor) -> Tensor:
         if not self.shares_vocabulary:

@@ -13,11 +13,12 @@ import torch
 from fourstage.data import prepare
 from fourstage.data.fromtext import Sampler
 from fourstage.data.prepared import PreparedData
+from fourstage.data.replay import own_tokens
 from fourstage.devices import memory_of
 from fourstage.files import sha256_folder
 from fourstage.pipeline import raw
 from fourstage.pipeline.lineage import Lineage
-from fourstage.planning import DataFacts, Derived, parent_shape, resolve
+from fourstage.planning import DataFacts, Derived, parent_folder, parent_shape, resolve
 from fourstage.randomness import seed_for
 from fourstage.recipe import PARTS, STAGES, Recipe
 
@@ -72,7 +73,9 @@ class Datasets:
         noted = self.lineage[stage].get("facts", {}).get(_FACTS[stage])
         if self._is_prepared(stage):
             store = PreparedData(self.run).store(stage, "train")
-            self._known[stage] = len(store) // 2 if stage == "reward" else store.tokens_total
+            replays = stage == "pretrain" and self.recipe.data.replay is not None
+            tokens = own_tokens(store) if replays else store.tokens_total
+            self._known[stage] = len(store) // 2 if stage == "reward" else tokens
         elif noted is not None and self._is_the_same(stage):
             self._known[stage] = noted
 
@@ -134,9 +137,15 @@ class Datasets:
         Raises:
             InputError: data missing or unreadable, or a vocabulary too large for the text.
         """
-        asked = self.recipe.tokenizer.vocab_size is not None
-        prepare.prepare_tokenizer(self._at_first, self.run, self.say, exact=asked)
+        asked = self.recipe.tokenizer.vocab_size
+        prepare.prepare_tokenizer(self._at_first, self.run, self.say, exact=asked is not None)
         self._tokenizer = None
+        section, found = self.recipe.tokenizer, self.tokenizer().vocab_size
+        if parent_folder(self.recipe) and not section.train and asked not in (None, found):
+            self.say(
+                f"tokenizer.vocab_size={asked} is not used: the vocabulary adopted has {found:,} "
+                "tokens; tokenizer.train=true would train one of that size"
+            )
 
     def can_prepare(self, stage: str) -> bool:
         """Whether `stage` needs no model for its data: comparisons made from the text do."""

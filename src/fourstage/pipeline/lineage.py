@@ -14,6 +14,7 @@ from fourstage import __version__
 from fourstage.errors import InputError
 from fourstage.files import read_json, sha256_file, sha256_json, write_json
 from fourstage.planning import Derived
+from fourstage.planning.parent import POSITIONS
 from fourstage.recipe import Recipe
 
 NAME = "run.json"
@@ -34,7 +35,13 @@ _WITHOUT_EFFECT = frozenset(
         "reward_model",
     }
 )
-_MODEL_FILES = ("config.json", "generation_config.json", "tokenizer.json", "*.safetensors")
+_MODEL_FILES = (
+    "config.json",
+    "adapter_config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "*.safetensors",
+)
 _LIBRARIES = ("torch", "tokenizers", "safetensors", "numpy")
 
 
@@ -63,6 +70,9 @@ def section_hash(recipe: Recipe, stage: str) -> str:
     told = {key: value for key, value in section.items() if key not in _WITHOUT_EFFECT}
     if stage == "pretrain":
         told["model"] = {k: v for k, v in recipe.to_dict()["model"].items() if k != "params"}
+    elif recipe.stage(stage).source_model is not None:
+        # What a model from outside becomes at the start.
+        told["positions"] = {k: recipe.to_dict()["model"][k] for k in POSITIONS}
     if stage == "reward":
         # The unit of the reward is that of responses drawn as reinforcement learning draws them.
         told["rl.temperature"] = recipe.rl.temperature
@@ -75,11 +85,14 @@ def model_hash(folder: Path) -> str:
     Raises:
         InputError: it is no model folder.
     """
-    from fourstage.interchange import read_config
+    from fourstage.interchange import peft, read_config
 
     read_config(folder)
     found = sorted({path for pattern in _MODEL_FILES for path in Path(folder).glob(pattern)})
-    return sha256_json({path.name: sha256_file(path) for path in found})
+    hashes = {path.name: sha256_file(path) for path in found}
+    if peft.is_adapter(folder):
+        hashes["base"] = model_hash(peft.base_folder(folder))
+    return sha256_json(hashes)
 
 
 def versions() -> dict[str, str]:

@@ -7,9 +7,11 @@ from typing import Any
 
 from fourstage.data.corpus import corpus_inputs, text_files
 from fourstage.data.reading import RawFile, find_files, raw_hashes
+from fourstage.data.replay import replay_inputs
 from fourstage.errors import InputError
 from fourstage.files import sha256_json
 from fourstage.recipe import PARTS, Recipe
+from fourstage.recipe.data import REPLAY
 
 # stage -> the field of `data` that says how much of it there is, where it is not read from files.
 _AMOUNTS = {"sft": "demonstrations", "reward": "comparisons", "rl": "rl_prompts"}
@@ -28,6 +30,8 @@ def hashes_of(recipe: Recipe, stages: Iterable[str]) -> Hashes:
         for part in (PARTS[stage], *(("pretrain",) if _made(recipe, stage) else ())):
             if part not in found and recipe.data.origin(part) == "files":
                 found[part] = raw_hashes(_files(recipe, part))
+        if stage == "pretrain" and recipe.data.replay:
+            found[REPLAY] = replay_inputs(recipe.data)["raw"]
     return found
 
 
@@ -94,4 +98,6 @@ def data_key(recipe: Recipe, stage: str, hashes: Hashes) -> str:
         told["text"] = {**corpus_inputs(data), "raw": text}
     if origin == "files" and stage == "pretrain":
         told["drawn"] = [data.mixture.model_dump(), data.overlap]
+    if stage == "pretrain" and data.replay:
+        told[REPLAY] = [replay_inputs(data), data.replay.share]
     return sha256_json(told)

@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 
+from fourstage import precision
 from fourstage.devices import memory_of
 from fourstage.errors import FourstageError, InputError, Interrupted
 from fourstage.files import explained, read_json, write_json, write_text
+from fourstage.interchange import exportable
 from fourstage.parallel.group import Group
 from fourstage.parallel.mesh import Mesh
-from fourstage.parallel.sizes import check_optimiser, check_sizes, sizes_for
+from fourstage.parallel.sizes import check_adapter, check_optimiser, check_sizes, sizes_for
 from fourstage.pipeline import raw
 from fourstage.pipeline.datasets import Datasets
 from fourstage.pipeline.decisions import RESULTS, Decision, decide, set_aside
@@ -65,6 +67,7 @@ class Runner:
 
     def go(self, stages: list[str], redo: bool) -> None:
         """Works on `stages`, in order."""
+        precision.use(precision.resolve(self.recipe.compute.precision, self.group.device))
         chain = [stage for stage in STAGES if stage in self._with_ancestors(stages)]
         self._open_data(stages, chain, redo)
         decisions = decide(self.folder, self.recipe, chain, self.lineage, self.inputs)
@@ -108,7 +111,8 @@ class Runner:
         """Checks models and raw data from outside, and sees that there is a tokenizer.
 
         Raises:
-            InputError: a folder cannot play its role, or raw data changed under the run.
+            InputError: a folder cannot play its role, raw data changed under the run, or the model
+                could not be saved.
         """
         self._check_outside(stages)
         self.hashes = raw.hashes_of(self.recipe, chain)
@@ -119,6 +123,7 @@ class Runner:
         self.datasets = Datasets(
             self.recipe, self.folder, self.lineage, self.hashes, self.group.device, self.say
         )
+        exportable(model_config(self.datasets.resolved()[0]))
         self._by_one(self.datasets.prepare_tokenizer)
 
     def _with_ancestors(self, stages: list[str]) -> set[str]:
@@ -263,6 +268,7 @@ class Runner:
         check_sizes(sizes, config)
         for stage in working:
             check_optimiser(sizes, stage, recipe.stage(stage).optimiser)
+            check_adapter(sizes, stage, recipe.stage(stage).adapter is not None)
         if group.world_size > 1:
             self.say(f"layout: {sizes}" + (f" ({rule})" if rule else ""))
         self.mesh = Mesh(group, sizes)

@@ -29,13 +29,18 @@ def mean_context(document_tokens: float) -> float:
 
 
 def training_flops(
-    config: ModelConfig, tokens: float, document_tokens: float, head: bool = True
+    config: ModelConfig,
+    tokens: float,
+    document_tokens: float,
+    head: bool = True,
+    trained_share: float = 1.0,
 ) -> float:
     """Forward and backward operations on `tokens` in documents of `document_tokens` each.
 
-    Without `head` those of a reward model or a critic, whose head is one number wide.
+    Without `head` those of a reward model or a critic, whose head is one number wide. Weights that
+    are frozen have no gradient: 4 operations each in place of 6.
     """
-    return 3 * forward_flops(config, tokens, document_tokens, head)
+    return (2 + trained_share) * forward_flops(config, tokens, document_tokens, head)
 
 
 def forward_flops(
@@ -56,6 +61,7 @@ class Work:
         waited: decoding steps of a handful of rows, which cost their latency.
         document_tokens: mean length of a document, which attention's share follows from.
         updates: optimiser steps.
+        trained_share: share of the weights that these change.
     """
 
     trained: float = 0.0
@@ -66,12 +72,13 @@ class Work:
     waited: float = 0.0
     document_tokens: float = 256.0
     updates: float = 0.0
+    trained_share: float = 1.0
 
     def training_flops(self, config: ModelConfig) -> float:
         """Operations of the updates, as the trainer counts them."""
-        length = self.document_tokens
-        return training_flops(config, self.trained, length) + training_flops(
-            config, self.trained_scalar, length, head=False
+        length, share = self.document_tokens, self.trained_share
+        return training_flops(config, self.trained, length, True, share) + training_flops(
+            config, self.trained_scalar, length, False, share
         )
 
     def scoring_flops(self, config: ModelConfig) -> float:

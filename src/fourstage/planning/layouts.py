@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from fourstage.model.config import ModelConfig
-from fourstage.planning.memory import training_memory
+from fourstage.planning.memory import Step, step_memory
+from fourstage.planning.trained import narrowed
 from fourstage.recipe import Recipe
 
 
@@ -28,13 +29,13 @@ def fits_one_device(
 
 def _needs(recipe: Recipe, config: ModelConfig, stage: str, device: str) -> float:
     section, ppo = recipe.stage(stage), stage == "rl" and recipe.rl.algorithm == "ppo"
-    return training_memory(
-        config,
-        config.context,
+    step = Step(
         device=device,
+        kernels=device == "cpu" and recipe.compute.kernels == "auto",
         recompute="off" if recipe.compute.recompute == "off" else "block",
         optimiser=section.optimiser,
         models=2 if ppo else 1,
         frozen_models=2 if stage == "rl" else 0,
         average=section.ema > 0,
-    ).total
+    )
+    return step_memory(config, config.context, narrowed(step, config, section)).total

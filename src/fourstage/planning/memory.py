@@ -16,18 +16,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fourstage.model.config import ModelConfig
+from fourstage.planning import activations
+from fourstage.planning.activations import FP32, LOGITS_KEPT
 
 Recompute = Literal["off", "block"]
 
-FP32 = 4
 BF16 = 2
-# objectives/logprobs.py keeps a micro-batch's log-probabilities for the backward pass up to so many
-# numbers; beyond, it makes them again a chunk at a time (logits, log-softmax, gradient).
-LOGITS_KEPT = 2**27
-LOGITS_CHUNK = {"cpu": 2**19, "cuda": 2**26}
-LOGITS_COPIES = 3
-# Attention's rectangles hold so many cells for each real one (model/layout.py allows 1.18).
-_PADDING = 1.06
 # Numbers a weight of the momentum that Muon keeps, and bytes of both moments in codes of 8 bits
 # with a scale every 256 of them.
 _MUON = FP32
@@ -68,78 +62,6 @@ class Memory:
         )
 
 
-def activation_elements_per_token(config: ModelConfig, recompute: Recompute = "off") -> float:
-    """Numbers a token leaves behind for the backward pass, in all layers, in fp32 on a CPU.
-
-    With `recompute` a block leaves its input alone.
-    """
-    block = config.width if recompute == "block" else _block_elements(config)
-    return config.layers * block + _end_elements(config)
-
-
-def _end_elements(config: ModelConfig) -> float:
-    """The last norm's input, what it multiplies its weights with, and what the head reads."""
-    a_norm = 2 if config.norm == "rms" else 1
-    ends = config.width * (1 + a_norm * (2 if config.embedding_norm else 1))
-    return ends + (config.rotary_width if config.positions == "rotary" else 0)
-
-
-def _block_elements(config: ModelConfig) -> float:
-    return _norm_elements(config) + _attention_elements(config) + _mlp_elements(config)
-
-
-def _norm_elements(config: ModelConfig) -> float:
-    """What norms read, and what the products that follow them read.
-
-    RMSNorm is composed on a CPU and keeps what it multiplies its weights with.
-    """
-    kept = 3 if config.norm == "rms" else 2
-    if config.norm_placement == "around":
-        kept += 2 if config.norm == "rms" else 1
-    shared = config.width if config.parallel_residual else 0
-    return 2 * kept * config.width - shared
-
-
-def _attention_elements(config: ModelConfig) -> float:
-    """Queries, keys and values before the norms and as attention reads them; what it returns,
-    and that without padding. Softmax keeps one number a head where a kernel makes no scores."""
-    queries, keys = config.query_width, config.key_width
-    normed = queries + 2 * keys + queries + keys + config.heads + config.kv_heads
-    in_buckets = _PADDING * (2 * queries + 2 * keys + config.heads)
-    scores = _scores_kept(config) * config.heads * config.context
-    return (normed if config.qk_norm else 0) + in_buckets + queries + scores
-
-
-def _scores_kept(config: ModelConfig) -> int:
-    """Numbers kept for each pair of cells and head, with documents as long as the context.
-
-    ALiBi's distances keep a CPU from its fused kernel; no kernel caps scores, of which their
-    tangents are kept too.
-    """
-    return 2 if config.attention_softcap else 1 if config.positions == "alibi" else 0
-
-
-def _mlp_elements(config: ModelConfig) -> float:
-    """Gate, up, the activation of one and their product; without a gate, up and its activation.
-
-    Of a mixture, each of the chosen experts has these, beside its copy of what it reads and gives.
-    """
-    one = config.mlp_width * (4 if config.gated else 2)
-    if not config.experts:
-        return one
-    return config.experts_per_token * (one + 2 * config.width) + config.experts
-
-
-def _turn_elements(config: ModelConfig) -> float:
-    """Gradients a token has while a block is walked back through, less what the block let go of.
-
-    The share of the MLP's width is what was counted.
-    """
-    width = config.mlp_width * (config.experts_per_token if config.experts else 1)
-    scores = _scores_kept(config) * config.heads * config.context
-    return 2 * config.width + width * (1.6 if config.gated else 1) + scores
-
-
 def optimiser_bytes(config: ModelConfig, name: str = "adamw") -> float:
     """Bytes of an optimiser's state for every weight of a language model.
 
@@ -158,14 +80,6 @@ def optimiser_bytes(config: ModelConfig, name: str = "adamw") -> float:
     return float(_ADAMW * params)
 
 
-def logits_bytes(config: ModelConfig, trained_cells: float, device: str) -> float:
-    """Bytes of logits and what is made of them, fp32."""
-    every = trained_cells * config.vocab_size
-    chunk = max(LOGITS_CHUNK["cpu" if device == "cpu" else "cuda"], 64 * config.vocab_size)
-    chunk = min(every, chunk)
-    return FP32 * (every + chunk if every <= LOGITS_KEPT else LOGITS_COPIES * chunk)
-
-
 @dataclass(frozen=True)
 class Step:
     """What a step is beside its model and its micro-batch.
@@ -180,6 +94,7 @@ class Step:
         sequence: whether these also divide what norms and the residual stream hold
             (Korthikanti et al., 2022).
         workers: threads of a CPU with gradients of their own, each on its part of a micro-batch.
+        kernels: whether a CPU computes with the C kernels.
         optimiser: its name in the recipe.
         recompute: whether blocks keep their input alone.
         models: trained at a time (PPO: policy and critic).
@@ -189,6 +104,9 @@ class Step:
             there while the second one is computed.
         trained_share: share of the weights that are trained; the others have no gradient.
         average: whether a moving average of the weights is kept.
+        weight_bytes: of all that is held for a weight of the model: less than 4 where frozen ones
+            are held in fewer bits.
+        has_adapter: whether frozen matrices are computed with one by one, each beside its adapter.
     """
 
     device: str = "cpu"
@@ -197,6 +115,7 @@ class Step:
     tensor: int = 1
     sequence: bool = False
     workers: int = 1
+    kernels: bool = False
     optimiser: str = "adamw"
     recompute: Recompute = "off"
     models: int = 1
@@ -205,6 +124,8 @@ class Step:
     accumulates: bool = True
     trained_share: float = 1.0
     average: bool = False
+    weight_bytes: float = FP32
+    has_adapter: bool = False
 
     @property
     def width(self) -> int:
@@ -242,7 +163,7 @@ def step_memory(
         optimiser=step.models * state_bytes(config, step),
         activations=step.models * activations,
         logits=in_logits,
-        others=step.frozen_models * FP32 * config.parameters() / step.shards / step.tensor,
+        others=step.frozen_models * FP32 * config.parameters(),
     )  # fmt: skip
 
 
@@ -256,14 +177,18 @@ def _logits(config: ModelConfig, trained_cells: float, step: Step) -> tuple[floa
     """Bytes of logits, and of the gradient of the head; each worker has its own."""
     if step.scores:
         return 0.0, 0.0
-    share = logits_bytes(config, trained_cells / step.workers, step.device) / step.tensor
-    head = FP32 * config.vocab_size * config.width / step.tensor / step.shards
+    share = (
+        activations.logits_bytes(config, trained_cells / step.workers, step.device, step.kernels)
+        / step.tensor
+    )
+    rows = 0 if step.has_adapter else config.vocab_size
+    head = FP32 * rows * config.width / step.tensor / step.shards
     return step.workers * share, step.workers * head
 
 
 def _orthogonalising(config: ModelConfig, step: Step) -> float:
     """Bytes of what Muon makes of the matrices of one shape that it takes together."""
-    if step.optimiser != "muon":
+    if step.optimiser != "muon" or step.has_adapter:
         return 0.0
     one = config.width * config.mlp_width
     alike = one * config.layers * (config.experts or 1) * (2 if config.gated else 1)
@@ -272,13 +197,14 @@ def _orthogonalising(config: ModelConfig, step: Step) -> float:
 
 def _activations(config: ModelConfig, cells: float, step: Step) -> tuple[float, float, float]:
     """Bytes kept from the forward pass; made again for a block; gradients of a block."""
-    inside = (_attention_elements(config) + _mlp_elements(config)) / step.tensor
-    outside = _norm_elements(config)
-    ends, stream = _end_elements(config), float(config.width)
+    known = (config, step.kernels)
+    inside = (activations.of_attention(*known) + activations.of_mlp(*known)) / step.tensor
+    outside = activations.of_norms(*known)
+    ends, stream = activations.of_ends(*known), float(config.width)
     if step.sequence:
         outside, ends, stream = (each / step.tensor for each in (outside, ends, stream))
     size = cells * step.width
-    turn = size * _turn_elements(config) / step.tensor
+    turn = size * activations.of_turn(*known) / step.tensor
     if step.recompute == "block":
         return size * (config.layers * stream + ends), size * (inside + outside - stream), turn
     return size * (config.layers * (inside + outside) + ends), 0.0, turn
@@ -289,7 +215,7 @@ def _joined_weights(config: ModelConfig, step: Step) -> float:
 
     In bf16 they are the copies that `_weights` counts.
     """
-    if step.device == "cuda":
+    if step.device == "cuda" or step.has_adapter:
         return 0.0
     joined = config.width * (config.query_width + 2 * config.key_width)
     if config.gated and not config.experts:
@@ -303,7 +229,8 @@ def own_weights(config: ModelConfig, step: Step) -> float:
 
     Other weights live through a step alone: copies in bf16, and what sharding gathers.
     """
-    return FP32 * _parameters(config, step) * (2 if step.average else 1) / step.shards
+    averaged = FP32 * step.trained_share if step.average else 0.0
+    return (step.weight_bytes + averaged) * _parameters(config, step) / step.shards
 
 
 def _parameters(config: ModelConfig, step: Step) -> float:

@@ -202,7 +202,7 @@ class _Planner:
 
     def stage(self, stage: str) -> StagePlan:
         config = self.config
-        training = training_work(self.recipe, stage, self.rows)
+        training = self._training(stage)
         measuring = measuring_work(self.recipe, stage, self.rows)
         flops = training.training_flops(config)
         batch, unit = self._batch(stage)
@@ -220,6 +220,10 @@ class _Planner:
             training=seconds + self._checkpoints(stage, seconds),
             measuring=self._seconds(measuring),
         )
+
+    def _training(self, stage: str) -> Work:
+        share = stage_step(self.config, self.recipe, stage, self.facts).trained_share
+        return replace(training_work(self.recipe, stage, self.rows), trained_share=share)
 
     def _seconds(self, work: Work) -> float:
         config, speed = self.config, self.speed
@@ -257,7 +261,7 @@ class _Planner:
 
     def _step(self, stage: str) -> Step:
         """The stage's step, with blocks computed again where the memory asks for it."""
-        step = stage_step(self.recipe, stage, self.facts)
+        step = stage_step(self.config, self.recipe, stage, self.facts)
         if self.recipe.compute.recompute == "auto" and self.facts.device == "cuda":
             fit = largest_fit(self.config, self.recipe, stage, self.facts)
             return replace(step, recompute=fit.recompute)
@@ -265,9 +269,10 @@ class _Planner:
 
     def layouts(self, stage: str) -> list[Laid]:
         """What a step of a stage holds, by layout and by what is computed again."""
-        cells = self._micro_batch(stage, training_work(self.recipe, stage, self.rows))
+        cells = self._micro_batch(stage, self._training(stage))
         devices = max(self.speed.devices, self.facts.devices)
-        return layouts(self.config, cells, stage_step(self.recipe, stage, self.facts), devices)
+        step = stage_step(self.config, self.recipe, stage, self.facts)
+        return layouts(self.config, cells, step, devices)
 
     def _preparing(self, stage: str) -> float:
         """Seconds of the stage's data: written out, made from the text, or read."""

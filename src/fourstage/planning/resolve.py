@@ -13,6 +13,7 @@ from fourstage.model.families import FAMILIES
 from fourstage.planning import rules
 from fourstage.planning.architecture import DEFAULTS, SIZES, options_of
 from fourstage.planning.facts import DataFacts, RowTokens, row_tokens, training_text_tokens
+from fourstage.planning.parent import replaces_the_shape, with_parent
 from fourstage.planning.rules import Derived, Ruled, shown
 from fourstage.planning.shapes import (
     WORLD_VOCABULARY,
@@ -99,14 +100,14 @@ class _Filling:
     def model(self) -> None:
         """Vocabulary and shape, from the parent's, the sizes given or the number of parameters."""
         given = self.recipe.model
-        if self.facts.model is not None:
-            self._parent(self.facts.model)
-        self._options()
         params: float = given.params or _USUAL_PARAMS
         if given.params is None and given.layers and given.width:
             params = max(1000.0, 12.0 * given.layers * given.width**2)
         elif given.params is None and self.facts.model is None:
             self.fill("model.params", _USUAL_PARAMS, "what a CPU trains in minutes")
+        if self.facts.model is not None:
+            params = self._parent(self.facts.model, params)
+        self._options()
         vocabulary = self.facts.vocab_size or self.by_rule(
             "tokenizer.vocab_size", self._vocabulary(params)
         )
@@ -131,17 +132,15 @@ class _Filling:
         self.rated = self._rated_parameters()
         self._fill_shape()
 
-    def _parent(self, parent: ModelConfig) -> None:
-        """Sizes and options of the model that is gone on from; those that are usual unsaid."""
-        sizes = self.values["model"]
-        plain = dataclasses.replace(parent, **DEFAULTS).to_json()
-        values = parent.to_json()
-        self.fill("tokenizer.vocab_size", values.pop("vocab_size"), "of the parent model")
-        if sizes["window"] is not None:
-            del values["windows"]
-        for name, value in values.items():
-            if name not in DEFAULTS or value != plain[name]:
-                self.fill(f"model.{name}", value, "of the parent model")
+    def _parent(self, parent: ModelConfig, params: float) -> float:
+        """Takes over what the parent decides; the parameters of the model that comes of it."""
+        replaces = replaces_the_shape(self.recipe)
+        self.values["model"], derived = with_parent(self.values["model"], parent, replaces)
+        tokenizer = self.recipe.tokenizer
+        if tokenizer.path is None and not tokenizer.train:
+            self.fill("tokenizer.vocab_size", parent.vocab_size, "of the parent model")
+        self.derived += derived
+        return parent.parameters() if replaces else params
 
     def _options(self) -> None:
         """Options left open: the family's, else those of a Llama with QK-norm."""
@@ -179,6 +178,8 @@ class _Filling:
         if self.values["model"]["base_width"] is not None:
             carried = f"; {shown(int(self.rated))} parameters at base_width, carried on by muP"
             ruled = Ruled(ruled.value, ruled.rule + carried)
+        if self.recipe.stage(stage).adapter is not None:
+            ruled = rules.adapter_rate(ruled)
         return self.by_rule(f"{stage}.learning_rate", ruled)
 
     def _vocabulary(self, params: float) -> Ruled:
@@ -188,8 +189,7 @@ class _Filling:
         return ruled
 
     def _fill_shape(self) -> None:
-        if not self.recipe.model.params:
-            self.fill("model.params", self.config.parameters(), "the exact count of the shape")
+        self.fill("model.params", self.config.parameters(), "the exact count of the shape")
         why = {
             "layers": "width over layers as published: 32 at 1M parameters, 64 at 125M, 128 at 7B",
             "width": "the shape whose exact count is nearest model.params",
@@ -340,7 +340,12 @@ class _Filling:
         kind = self.by_rule(f"{stage}.schedule", rules.schedule(stage, self.params))
         self.by_rule(f"{stage}.final_fraction", rules.final_fraction(kind))
         self.by_rule(f"{stage}.warmup_steps", rules.warmup_steps(steps))
-        self.by_rule(f"{stage}.weight_decay", rules.weight_decay(stage))
+        adapter = self.recipe.stage(stage).adapter
+        self.by_rule(f"{stage}.weight_decay", rules.weight_decay(stage, adapter is not None))
+        if adapter is not None and adapter.alpha is None:
+            ruled = rules.adapter_alpha(adapter)
+            self.values[stage]["adapter"]["alpha"] = ruled.value
+            self.derived.append(Derived(f"{stage}.adapter.alpha", *ruled))
         self._micro_batch(stage)
         moments = (("validate", 10), ("sample", 10), ("checkpoint", 10))
         for name, times in moments:

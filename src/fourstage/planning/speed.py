@@ -233,11 +233,13 @@ def _learning(
     from fourstage.evaluation.scoring import trained_logprobs
     from fourstage.objectives.next_token import NextToken
     from fourstage.parallel.group import Group
+    from fourstage.parallel.replicas import one_a_core
     from fourstage.training.cost import repeatable
     from fourstage.training.settings import TrainSettings
     from fourstage.training.update import Update
 
-    settings = TrainSettings(steps=1, learning_rate=1e-4)
+    workers = one_a_core() if device.type == "cpu" else 1
+    settings = TrainSettings(steps=1, learning_rate=1e-4, workers=workers)
     update = Update(model.train(), NextToken(), settings, device, Group(device=device))
     with repeatable(device):
         step = _least_seconds(lambda: update(batch, 1e-4), seconds)

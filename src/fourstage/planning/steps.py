@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from fourstage.model.config import ModelConfig
 from fourstage.planning.facts import DataFacts
 from fourstage.planning.memory import Memory, Recompute, Step, largest_micro_batch, step_memory
+from fourstage.planning.trained import narrowed
 from fourstage.recipe.schema import Recipe
 
 # What a device is taken to have where nothing is known of it.
@@ -18,12 +19,19 @@ _FEWEST_TOKENS = 8192
 _MOST_TOKENS = 2**17
 
 
-def stage_step(recipe: Recipe, stage: str, facts: DataFacts) -> Step:
-    """The step of a stage, with blocks computed again only where the recipe says so."""
+def stage_step(config: ModelConfig, recipe: Recipe, stage: str, facts: DataFacts) -> Step:
+    """The step of a stage, with blocks computed again only where the recipe says so.
+
+    A policy with an adapter is its own reference.
+    """
     section, asked, compute = recipe.stage(stage), recipe.parallel, recipe.compute
     ppo = stage == "rl" and recipe.rl.algorithm == "ppo"
-    return Step(
-        device=facts.device if recipe.device == "auto" else recipe.device,
+    frozen_models = (1 if section.adapter is not None else 2) if stage == "rl" else 0
+    device = facts.device if recipe.device == "auto" else recipe.device
+    step = Step(
+        device=device,
+        kernels=device == "cpu" and compute.kernels == "auto",
+        workers=_workers(recipe, device),
         replicas=asked.replicate or 1,
         shards=asked.shard or (facts.devices if asked.replicate is None else 1),
         tensor=asked.tensor or 1,
@@ -31,10 +39,17 @@ def stage_step(recipe: Recipe, stage: str, facts: DataFacts) -> Step:
         optimiser=section.optimiser or "adamw",
         recompute="block" if compute.recompute == "block" else "off",
         models=2 if ppo else 1,
-        frozen_models=2 if stage == "rl" else 0,
+        frozen_models=frozen_models,
         scores=stage == "reward",
         average=section.ema > 0,
     )
+    return narrowed(step, config, section)
+
+
+def _workers(recipe: Recipe, device: str) -> int:
+    from fourstage.parallel.replicas import one_a_core
+
+    return (recipe.compute.workers or one_a_core()) if device == "cpu" else 1
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,7 @@ def largest_fit(config: ModelConfig, recipe: Recipe, stage: str, facts: DataFact
 
     Blocks are computed again where few tokens fit otherwise, unless the recipe says.
     """
-    step = stage_step(recipe, stage, facts)
+    step = stage_step(config, recipe, stage, facts)
     budget = recipe.compute.memory * (facts.memory_bytes or USUAL_MEMORY)
     kept = min(_MOST_TOKENS, largest_micro_batch(config, budget, step))
     enough = min(recipe.stage(stage).batch_tokens or _FEWEST_TOKENS, _FEWEST_TOKENS)
@@ -79,7 +94,8 @@ def layouts(config: ModelConfig, cells: float, step: Step, devices: int) -> list
     found = [("one device", alone)]
     if devices > 1:
         found.append((f"shard={devices}", replace(alone, shards=devices)))
-        if config.heads % devices == config.kv_heads % devices == 0:
+        divides = config.heads % devices == config.kv_heads % devices == 0
+        if divides and not step.has_adapter:
             found.append((f"tensor={devices}", replace(alone, tensor=devices)))
     ways: tuple[Recompute, ...] = ("off", "block")
     return [

@@ -6,8 +6,8 @@ import time
 
 import torch
 
-from fourstage.devices import autocast
 from fourstage.planning.hardware import ACCELERATORS
+from fourstage.precision import autocast
 
 _SIZES = {"cpu": 1024, "mps": 2048, "cuda": 8192}
 _SECONDS = 0.3

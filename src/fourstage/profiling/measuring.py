@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from fourstage import kernels
 from fourstage.data.batch import Batch
 from fourstage.model.config import ModelConfig
 from fourstage.parallel.group import Group
@@ -192,7 +193,7 @@ class Measuring:
     def _held(self) -> tuple[Batch, Held]:
         """One micro-batch, and what a step holds."""
         parts = self.made
-        settings = self._context("held").settings(**_QUIET, **parts.settings, steps=1)
+        settings = self._context("held").settings(parts.module, **_QUIET, **parts.settings, steps=1)
         update = Update(parts.module, parts.objective, settings, self.device, self.group)
         batch = parts.source.batch(0)
         micro = max(batch.split(settings.micro_batch_tokens), key=lambda each: each.cells)
@@ -218,6 +219,7 @@ class Measuring:
         in_rl, in_reward = self.stage == "rl", self.stage == "reward"
         step = Step(
             device=self.device.type,
+            kernels=self.device.type == "cpu" and kernels.usable(),
             optimiser=section.optimiser,
             models=2 if in_rl and self.recipe.rl.algorithm == "ppo" else 1,
             frozen_models=len(self.made.frozen),

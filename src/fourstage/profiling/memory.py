@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fourstage.data.batch import Batch
-from fourstage.devices import autocast
 from fourstage.objectives.objective import Objective
+from fourstage.precision import autocast
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from fourstage.model.transformer import Transformer
 from fourstage.parallel.group import Group
 from fourstage.parallel.mesh import Mesh
 from fourstage.recipe import Recipe
+from fourstage.stages.computing import settle_kernels, settle_precision, settle_workers
 from fourstage.training.clock import StageClock
 from fourstage.training.contracts import Guard, Source
 from fourstage.training.fitting import Measured
@@ -58,6 +59,8 @@ class StageContext:
 
     def __post_init__(self) -> None:
         self.memory = PeakMemory(self.device)
+        settle_precision(self.recipe.compute, self.device, self.measured, self.say)
+        settle_kernels(self.recipe.compute, self.device, self.measured, self.say)
 
     @property
     def section(self) -> Any:
@@ -71,15 +74,19 @@ class StageContext:
     def data(self) -> Path:
         return self.run / "data"
 
-    def settings(self, **others: Any) -> TrainSettings:
-        """What the stage's section tells the trainer."""
+    def settings(self, module: nn.Module, **others: Any) -> TrainSettings:
+        """What the stage's section, and the machine, tell the trainer of `module`."""
         names = TrainSettings.__dataclass_fields__.keys() & type(self.section).model_fields.keys()
         told = {name: getattr(self.section, name) for name in names}
         given: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
         compute = self.recipe.compute
         given["prefetch"] = {"on": True, "off": False}.get(compute.prefetch)
-        given |= {name: getattr(compute, name) for name in ("recompute", "memory", "tune")}
-        given["workers"] = compute.workers or 1
+        given |= {
+            name: getattr(compute, name) for name in ("compile", "recompute", "memory", "tune")
+        }
+        if "workers" not in others:
+            trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+            given["workers"] = settle_workers(compute, self.device, self.measured, trained)
         given["width_ratio"] = self.recipe.model.width_ratio
         together: dict[str, Any] = {**given, "seed": self.seed, **others}
         return TrainSettings(**together)
@@ -101,7 +108,7 @@ class StageContext:
             module,
             objective,
             source,
-            self.settings(**settings),
+            self.settings(module, **settings),
             self.folder,
             self.device,
             guards=guards,

@@ -41,6 +41,11 @@ def held_out_documents(context: StageContext, most: int) -> list[dict[str, Any]]
     return PreparedData.open(context.run).documents()[:most]
 
 
+def replayed_documents(context: StageContext, most: int) -> list[dict[str, Any]]:
+    """Held-out rows of the earlier text, with `text`; none where nothing is replayed."""
+    return PreparedData.open(context.run).replayed_documents()[:most]
+
+
 def held_out_pairs(context: StageContext, most: int) -> list[dict[str, Any]]:
     """Rows with `task`, `chosen`, `rejected`, and gold where it is known."""
     return PreparedData.open(context.run).pairs()[:most]

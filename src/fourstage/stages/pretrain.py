@@ -1,22 +1,25 @@
 """Stage 1: a base model from raw text, by predicting the next token.
 
 Reads data/pretrain. Measured by bits per byte of held-out documents, against the entropy where the
-text's own probability is known.
+text's own probability is known. Where a model is gone on from, also by those before, and of the
+earlier text that is replayed: what was learned, and what was forgotten.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fourstage.data.drawing import mix_of, text_source
 from fourstage.data.store import Store
 from fourstage.evaluation.bits import bits_per_byte
+from fourstage.evaluation.estimates import Numbers
 from fourstage.model.transformer import Transformer
 from fourstage.objectives.next_token import NextToken
+from fourstage.stages.adapting import narrow
 from fourstage.stages.context import StageContext
-from fourstage.stages.datafiles import held_out_documents, sample_tasks
+from fourstage.stages.datafiles import held_out_documents, replayed_documents, sample_tasks
 from fourstage.stages.models import results, save, starting_model
 from fourstage.stages.samples import continuations
 from fourstage.training.guards import documents_do_not_leak, every_token, trains_only
@@ -30,11 +33,18 @@ def run(context: StageContext) -> dict[str, Any]:
     data, section = context.data / "pretrain", context.section
     routing = context.recipe.model.routing_losses
     model = starting_model(context)
+    narrow(context, model)
     store = Store.open(data / "train")
-    source = text_source(context.recipe, store, section.step_cells(), model.config.context)
+    longest = context.recipe.model.context or model.config.context
+    source = text_source(context.recipe, store, section.step_cells(), longest)
     mixture = _mixture(context, store)
     documents = held_out_documents(context, context.recipe.evaluation.documents)
     texts = [document["text"] for document in documents]
+    earlier = replayed_documents(context, context.recipe.evaluation.documents)
+    before = Numbers()
+    if "from" in context.parents:
+        known = {"validation": documents, "replay": earlier}
+        before = context.measure("before", lambda: _bits(model, context, known, "_before"))
     # What overlaps is read again for what follows it, and trained where it was first read.
     only = [] if context.recipe.data.overlap else [trains_only(every_token)]
     trained = context.train(
@@ -49,8 +59,26 @@ def run(context: StageContext) -> dict[str, Any]:
     numbers = context.measure(
         "documents", lambda: bits_per_byte(model, context.tokenizer, documents)
     )
+    kept = context.measure("replay", lambda: _bits(model, context, {"replay": earlier}))
+    numbers.update(before).update(kept)
     save(context, model, numbers)
     return results(context, numbers, trained) | ({"mixture": mixture} if mixture else {})
+
+
+def _bits(
+    model: Transformer,
+    context: StageContext,
+    documents: Mapping[str, Sequence[dict[str, Any]]],
+    suffix: str = "",
+) -> Numbers:
+    """`<name>_bits_per_byte<suffix>` of the documents of each name that has any."""
+    numbers, measured = Numbers(), "validation_bits_per_byte"
+    for name, rows in documents.items():
+        if rows:
+            found = bits_per_byte(model, context.tokenizer, rows)
+            numbers.metrics[f"{name}_bits_per_byte{suffix}"] = found.metrics[measured]
+            numbers.intervals[f"{name}_bits_per_byte{suffix}"] = found.intervals[measured]
+    return numbers
 
 
 def _mixture(context: StageContext, store: Store) -> list[dict[str, Any]]:

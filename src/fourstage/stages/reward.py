@@ -23,6 +23,7 @@ from fourstage.model.layout import Layout
 from fourstage.model.transformer import Transformer
 from fourstage.objectives.bradley_terry import BradleyTerry
 from fourstage.objectives.objective import Objective
+from fourstage.stages.adapting import narrow
 from fourstage.stages.context import StageContext
 from fourstage.stages.datafiles import held_out_pairs, reference_rows
 from fourstage.stages.models import results, save, starting_model
@@ -58,8 +59,11 @@ def run(context: StageContext) -> dict[str, Any]:
     section = context.section
     chat_model = starting_model(context)
     model = chat_model.with_scalar_head(context.seed)
+    narrow(context, model)
     with_language = section.language_coefficient > 0
     module = WithLanguage(model, chat_model.output_weight) if with_language else model
+    if section.adapter is not None and isinstance(module, WithLanguage):
+        module.head.requires_grad_(False)
     held_out = Store.open(context.data / "reward" / "validation")
     source = PairSource(
         Store.open(context.data / "reward" / "train"), section.pairs_per_step, context.seed

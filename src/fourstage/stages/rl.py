@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fourstage.adapters.adapting import base_of
 from fourstage.data.batch import Batch
 from fourstage.data.drawing import text_source
 from fourstage.data.store import Store
@@ -34,9 +35,18 @@ from fourstage.objectives.logprobs import logprobs
 from fourstage.objectives.objective import Objective
 from fourstage.objectives.ppo import PPO
 from fourstage.recipe import RL
+from fourstage.stages.adapting import narrow
 from fourstage.stages.context import StageContext
 from fourstage.stages.datafiles import held_out_tasks, sample_tasks, training_tasks
-from fourstage.stages.models import frozen, language_model, results, reward_model, save, scorer
+from fourstage.stages.models import (
+    frozen,
+    language_model,
+    results,
+    reward_model,
+    save,
+    scorer,
+    starting_model,
+)
 from fourstage.stages.rollouts import Players, RolloutSource
 from fourstage.stages.samples import answers
 from fourstage.tasks import Task
@@ -71,6 +81,7 @@ def run(context: StageContext) -> dict[str, Any]:
         context.seed,
         _pretraining_mix(context, players.reference),
         context.group,
+        context.say if context.group.writes else lambda line: None,
     )
     trained = context.train(
         players.trained,
@@ -98,15 +109,22 @@ def run(context: StageContext) -> dict[str, Any]:
 
 def _players(context: StageContext) -> Players:
     """Policy and reference from the chat model; the critic, a model of its own, from the reward
-    model, its head rescaled so that values start in the unit of the rewards."""
-    policy = language_model(context.parents["from"], context)
-    reference = frozen(language_model(context.parents["from"], context))
+    model, its head rescaled so that values start in the unit of the rewards.
+
+    A policy with an adapter is its own reference, without it: both have the same frozen weights.
+    """
+    policy = starting_model(context)
     judge = reward_model(context.parents["reward_model"], context)
     critic = None
     if context.section.algorithm == "ppo":
         critic = scorer(context.parents["reward_model"], context)
         with torch.no_grad():
             critic.score.weight /= judge.reward_std
+    narrow(context, policy, *([critic] if critic else []))
+    if context.section.adapter is not None:
+        reference = frozen(base_of(policy))
+    else:
+        reference = frozen(language_model(context.parents["from"], context))
     return Players(ActorCritic(policy, critic), reference, judge)
 
 
@@ -159,8 +177,9 @@ def _pretraining_mix(context: StageContext, model: Transformer) -> Source | None
     if not context.section.pretraining_mix or context.section.algorithm != "ppo":
         return None
     store = Store.open(context.data / "pretrain" / "train")
-    cells = context.recipe.pretrain.batch_tokens or model.config.context
-    return text_source(context.recipe, store, cells, model.config.context)
+    longest = context.recipe.model.context or model.config.context
+    cells = context.recipe.pretrain.batch_tokens or longest
+    return text_source(context.recipe, store, cells, longest)
 
 
 def _guards(context: StageContext) -> list:

@@ -67,9 +67,11 @@ class RolloutSource:
         section: `rl` of a resolved recipe.
         mix: pretraining text for PPO-ptx, one batch of it beside each minibatch.
         group: processes that deal out prompts and responses among them; each then has them all.
+        say: prints a line.
 
     Attributes:
         whole: gives a context in which `players.trained` holds its present weights.
+        rows: responses that are drawn at a time; falls where they do not fit the memory.
     """
 
     def __init__(
@@ -81,8 +83,10 @@ class RolloutSource:
         seed: int,
         mix: Source | None = None,
         group: Group | None = None,
+        say: Callable[[str], None] = print,
     ):
         self.group = group or Group()
+        self.say = say
         self.whole: Callable[[], AbstractContextManager] = nullcontext
         self.players = players
         self.tokenizer = tokenizer
@@ -92,6 +96,7 @@ class RolloutSource:
         self.section: Any = section
         self.seed = seed
         self.mix = mix
+        self.rows: int = self.section.rollout_batch
         self.kl = AdaptiveKL(section.kl_coefficient, section.kl_target, section.kl_horizon)
         self.iteration = -1
         self.rollouts: Batch | None = None
@@ -176,8 +181,9 @@ class RolloutSource:
         seeds = [seed_for(self.seed, "rollout", iteration, i) for i in range(len(chosen))]
         prompts = [self.prompts[i] for i in chosen]
         policy = self.players.trained.policy
-        engine, share = Engine(policy, max_batch=section.rollout_batch), self.group.share
+        engine, share = Engine(policy, max_batch=self.rows), self.group.share
         done = engine.generate(share(prompts), sampling, share(seeds))
+        self._keep_rows(engine.max_batch)
         tokens = [torch.tensor(each.tokens, dtype=torch.long) for each in done]
         logprobs = [torch.from_numpy(each.logprobs) for each in done]
         tokens = self.group.collect(tokens, len(chosen), torch.long)
@@ -186,6 +192,13 @@ class RolloutSource:
             self._response(prompt, drawn.tolist(), each.numpy())
             for prompt, drawn, each in zip(prompts, tokens, logprobs, strict=True)
         ]
+
+    def _keep_rows(self, fitted: int) -> None:
+        """Goes on with what fitted the memory of every process; a run that is resumed does too."""
+        fewest = int(self.group.lowest(fitted))
+        if fewest < self.rows:
+            self.say(f"rl: out of memory in the rollouts; from here on {fewest} at a time")
+            self.rows = fewest
 
     def _response(self, prompt: Sequence[int], drawn: list[int], logprobs: np.ndarray) -> Response:
         stopped = bool(drawn) and drawn[-1] in self.tokenizer.stop_ids
@@ -270,6 +283,7 @@ class RolloutSource:
     def state(self) -> dict[str, Any]:
         return {
             "iteration": self.iteration,
+            "rows": self.rows,
             "kl": self.kl.state(),
             "numbers": self.numbers,
             "rollouts": self.rollouts.state() if self.rollouts is not None else None,
@@ -278,6 +292,7 @@ class RolloutSource:
 
     def restore(self, state: dict[str, Any]) -> None:
         self.iteration = int(state["iteration"])
+        self.rows = int(state.get("rows", self.rows))
         self.kl.restore(state["kl"])
         self.numbers = dict(state["numbers"])
         held = state["rollouts"]

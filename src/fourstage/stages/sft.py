@@ -19,6 +19,7 @@ from fourstage.evaluation.scoring import trained_logprobs
 from fourstage.evaluation.success import checkable, few_shot_success, task_success
 from fourstage.model.transformer import Transformer
 from fourstage.objectives.next_token import NextToken
+from fourstage.stages.adapting import narrow
 from fourstage.stages.context import StageContext
 from fourstage.stages.datafiles import demonstrations, held_out_tasks, sample_tasks
 from fourstage.stages.models import results, save, starting_model
@@ -37,6 +38,7 @@ def run(context: StageContext) -> dict[str, Any]:
     tasks = context.chat(model).answerable(held_out_tasks(context, "sft", evaluation.instructions))
     held_out = Store.open(context.data / "sft" / "validation")
     before = context.measure("before", lambda: _before(context, model, tasks, held_out))
+    narrow(context, model)
     source = ExampleSource(
         Store.open(context.data / "sft" / "train"), section.batch_tokens, context.seed
     )

@@ -117,6 +117,16 @@ class Tokenizer:
         """The `tokenizers` object, for streaming decoders."""
         return self._backend
 
+    def is_same_as(self, other: Tokenizer) -> bool:
+        """Whether every text and every role gets the same ids from both."""
+        probe = "The quick brown fox, 0123456789: ÄÖÜ 你好 \n\t<|x|>"
+        roles = {
+            (*each.stop_ids, each.start_of_text, each.reward, each.pad) for each in (self, other)
+        }
+        vocabularies = [each.backend.get_vocab(with_added_tokens=True) for each in (self, other)]
+        same_ids = vocabularies[0] == vocabularies[1] and len(roles) == 1
+        return same_ids and self.encode(probe) == other.encode(probe)
+
     def encode(self, text: str) -> list[int]:
         """Ids of plain text: nothing is put in front, and no special token comes out.
 

@@ -4,7 +4,7 @@
       model.safetensors      optimiser.safetensors      average.safetensors (with ema)
       source.safetensors     the tensors a source holds (rollouts)
       state.json             step, counts, sums since the last row, best so far, source
-      manifest.json          size and sha256 of each of the above
+      manifest.json          format, and size and sha256 of each of the above
 
 Where the model is split over processes, each writes its parts: `model.00002.safetensors` ..., and
 `parts.00002.json` says where they lie in the whole. Any layout reads what any other wrote. A folder
@@ -26,7 +26,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fourstage.errors import FailedElsewhere
+from fourstage.errors import FailedElsewhere, InputError
 from fourstage.files import atomic_folder, explained, read_json, sha256_file, write_json
 from fourstage.parallel.group import Group
 from fourstage.parallel.placement import Box, Placement
@@ -37,6 +37,7 @@ from fourstage.training.tensorfiles import StoredTensors, rejoin, save_tensors, 
 _FOLDER = re.compile(r"step-(\d{8,})")
 _TENSORS = re.compile(r"([a-z]+)(?:\.(\d{5,}))?\.safetensors")
 _STATE, _MANIFEST = "state.json", "manifest.json"
+FORMAT = 1
 
 
 @dataclass
@@ -204,18 +205,22 @@ class Checkpoints:
         kept = {*intact[-self.keep :], *others} - self._damaged
         for step in self.steps():
             if step not in kept:
-                shutil.rmtree(self.path(step), ignore_errors=True)
+                _remove(self.path(step))
 
     def drop_after(self, step: int) -> None:
         """Removes the checkpoints of later steps: training goes on from `step` another way."""
         self.wait()
         for later in self.steps():
             if later > step:
-                shutil.rmtree(self.path(later), ignore_errors=True)
+                _remove(self.path(later))
 
     def newest(self, at_most: float = math.inf) -> Snapshot | None:
         """The newest checkpoint that is intact, of step `at_most` or before; says which were
-        passed over and why."""
+        passed over and why.
+
+        Raises:
+            InputError: it is of another format.
+        """
         self.wait()
         self._sweep()
         passed_over = []
@@ -236,7 +241,7 @@ class Checkpoints:
             self.say(line + ("; " + outcome if index == len(passed_over) else "; passed over"))
 
     def _sweep(self) -> None:
-        """Clears what a process killed while saving left aside."""
+        """Clears what a process killed while saving or removing left aside."""
         for path in self.folder.glob(".step-*"):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -248,6 +253,7 @@ class Checkpoints:
 
         Raises:
             Damaged: a file is missing, cut short or changed.
+            InputError: it is of another format.
         """
         path = self.path(step)
         files = _listed(path) if is_checked else _checked(path)
@@ -261,6 +267,15 @@ class Checkpoints:
             return Snapshot(int(content["step"]), tensors, content["state"], source)
         except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise Damaged(f"unreadable: {error}") from error
+
+
+def _remove(folder: Path) -> None:
+    """Removes a checkpoint at one stroke: a kill half-way leaves none that looks damaged."""
+    aside = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    with explained(folder):
+        os.rename(folder, aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write_tensors(
@@ -302,7 +317,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     for path in folder.glob("parts.*.json"):
         files |= read_json(path)["files"]
     files |= _entries(path for path in folder.iterdir() if path.name not in files)
-    return {"files": dict(sorted(files.items()))}
+    return {"format": FORMAT, "files": dict(sorted(files.items()))}
 
 
 def _stored(folder: Path, files: Iterable[str]) -> dict[str, StoredTensors]:
@@ -329,14 +344,23 @@ def _listed(folder: Path) -> dict[str, tuple[int, str]]:
 
     Raises:
         Damaged: it is missing or unreadable.
+        InputError: the checkpoint is of another format.
     """
     try:
-        files = read_json(folder / _MANIFEST)["files"]
+        manifest = read_json(folder / _MANIFEST)
+        # The first format did not say that it is.
+        written, files = manifest.get("format", 1), manifest["files"]
         expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
     except FileNotFoundError as error:
         raise Damaged("manifest.json is missing") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged("manifest.json is unreadable") from error
+    if written != FORMAT:
+        raise InputError(
+            f"{folder} is a checkpoint of format {written}, and this version of fourstage reads "
+            f"format {FORMAT}: go on with the version that wrote it, or rename "
+            f"{folder.parent.parent} to train anew"
+        )
     if _STATE not in expected:
         raise Damaged("manifest.json is unreadable")
     return expected

@@ -9,17 +9,8 @@ import torch
 from fourstage.data.batch import Batch
 from fourstage.planning.memory import Recompute
 
-# What torch's allocators and CUDA's libraries say where they raise a plain RuntimeError.
-_WORDS = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 # Halvings of the micro-batch before blocks are computed twice, which takes a third more time.
 _HALVINGS = 3
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that an allocator found no room."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS)
 
 
 @dataclass(frozen=True)

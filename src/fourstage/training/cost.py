@@ -15,11 +15,13 @@ from fourstage.model.transformer import Transformer
 class TrainingCost:
     """Operations of a training step: forward and twice that backwards, of every transformer in it.
 
-    A module without one is charged 6 operations a weight and token (Kaplan et al., 2020).
+    A frozen weight has no gradient, which is half of what the backward pass makes. A module without
+    a transformer is charged 6 operations a weight and token (Kaplan et al., 2020).
     """
 
     def __init__(self, module: nn.Module):
         self._transformers = [part for part in module.modules() if isinstance(part, Transformer)]
+        self._shares = [trained_share(model) for model in self._transformers]
         self._weights = sum(parameter.numel() for parameter in module.parameters())
 
     def __call__(self, lengths: Sequence[int]) -> float:
@@ -29,9 +31,15 @@ class TrainingCost:
             return 6.0 * self._weights * cells
         context = sum(n * (n + 1) for n in lengths) / (2 * cells)
         return cells * sum(
-            3 * model.config.forward_flops_per_token(context, head=model.head == "language")
-            for model in self._transformers
+            (2 + share) * m.config.forward_flops_per_token(context, head=m.head == "language")
+            for m, share in zip(self._transformers, self._shares, strict=True)
         )
+
+
+def trained_share(module: nn.Module) -> float:
+    """Share of a module's parameters that are trained."""
+    every = [(p.numel(), p.requires_grad) for p in module.parameters()]
+    return sum(n for n, trained in every if trained) / max(1, sum(n for n, _ in every))
 
 
 @contextmanager

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fourstage.compiled import as_written
 from fourstage.data.batch import Batch
-from fourstage.devices import autocast
 from fourstage.objectives.objective import Objective
+from fourstage.precision import autocast
 
 # Documents named at most; the search for each costs the logarithm of their number in passes.
 _NAMED = 8
@@ -64,7 +65,7 @@ def diagnose(
     numbers = torch.arange(len(batch.lengths))
     numbered = replace(batch, documents={**batch.documents, "number": numbers})
     for micro in numbered.split(micro_batch_tokens):
-        with _first_not_finite_output(module) as found:
+        with as_written(), _first_not_finite_output(module) as found:
             if is_finite(micro) and not found:
                 continue
         return Diagnosis(found[0] if found else "", _offenders(micro, is_finite))

@@ -12,15 +12,18 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from fourstage import kernels
 from fourstage.data.batch import Batch
 from fourstage.errors import MachineError
-from fourstage.memory import free_bytes
+from fourstage.memory import free_bytes, is_out_of_memory, let_go
 from fourstage.model.transformer import Transformer
 from fourstage.parallel.group import Group
 from fourstage.planning.memory import Step, own_weights, state_bytes, step_memory
-from fourstage.training.choices import Choice, choices, filled, is_out_of_memory, longest
+from fourstage.training.choices import Choice, choices, filled, longest
+from fourstage.training.compiling import Compilation
+from fourstage.training.cost import trained_share
 from fourstage.training.update import Outcome, Update
 
 # A CPU's micro-batch is not tried where the estimate is below this share of what may be taken: an
@@ -67,6 +70,16 @@ class Fitting:
     ):
         self.update, self.group, self.stage = update, group, stage
         self.measured, self.say, self.most_cells = measured, say, most_cells
+        copies = update.passes.replicas
+        self.compilation = Compilation(
+            update.settings.compile,
+            copies.modules if copies else [update.module],
+            update.device,
+            group,
+            stage,
+            measured,
+            say,
+        )
         self._models = [part for part in update.module.modules() if isinstance(part, Transformer)]
         self._settings = settings = update.settings
         sizes = update.placement.mesh.sizes
@@ -77,9 +90,10 @@ class Fitting:
             tensor=sizes.tensor,
             sequence=sizes.sequence,
             workers=settings.workers if update.passes.replicas else 1,
+            kernels=update.device.type == "cpu" and kernels.usable(),
             optimiser=settings.optimiser,
             average=settings.ema > 0,
-            trained_share=_trained_share(update.module),
+            trained_share=trained_share(update.module),
         )
         self._is_settled = False
         self._most = settings.micro_batch_tokens or 0
@@ -87,11 +101,14 @@ class Fitting:
         self._left: list[Choice] = []
 
     def _settle(self, batch: Batch) -> None:
-        """Takes what run.json holds, else the first choice that fits.
+        """Compiles, then takes what run.json holds, else the first choice that fits.
 
         Nothing that a step computes with is changed, random streams included.
         """
         settings, whole = self._settings, longest(batch)
+        self.compilation.settle(lambda: self._run(filled(batch, whole), []))
+        if self.compilation.is_on:
+            self._clear()
         self._most = max(settings.micro_batch_tokens or batch.cells, whole)
         self._left = choices(self._most, whole, settings.recompute)
         noted = self._noted()
@@ -323,13 +340,7 @@ class Fitting:
         """Lets go of what passes left, and of what the allocator keeps for later."""
         self.update.optimiser.zero_gradients()
         self.update.passes.loads.take()
-        if self.update.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-
-def _trained_share(module: nn.Module) -> float:
-    every = [(p.numel(), p.requires_grad) for p in module.parameters()]
-    return sum(n for n, trained in every if trained) / max(1, sum(n for n, _ in every))
+        let_go(self.update.device)
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:

@@ -33,6 +33,20 @@ class NotFinite(MachineError):
     """Several steps in a row had no finite loss and gradient."""
 
 
+def weights_are_finite(module: nn.Module) -> None:
+    """What training starts from can be computed with.
+
+    Raises:
+        GuardFailed: a parameter holds NaN or infinity.
+    """
+    for name, parameter in module.named_parameters():
+        if not bool(parameter.detach().isfinite().all()):
+            raise GuardFailed(
+                f"the weights of {name} are not finite before the first update: the model that is "
+                "started from is broken; take another, such as an earlier checkpoint of it"
+            )
+
+
 def every_token(tokens: Sequence[int]) -> list[bool]:
     """Pretraining: all but the first, which nothing predicts."""
     return [index > 0 for index in range(len(tokens))]
@@ -88,7 +102,8 @@ def documents_do_not_leak(tolerance: float = 1e-4, pairs: int = 4) -> Guard:
     """A document's loss is the same packed behind another as alone, within `tolerance` a cell.
 
     Matrices that are all zero (output projections at the start) hide a leak: they hold small
-    random numbers while the guard looks.
+    random numbers while the guard looks. A loss that is not finite is left to the step, which says
+    where it comes from.
     """
 
     def guard(module: nn.Module, objective: Objective, batch: Batch) -> None:
@@ -104,7 +119,7 @@ def documents_do_not_leak(tolerance: float = 1e-4, pairs: int = 4) -> Guard:
                 ]
                 for name, value in packed.items():
                     gap = abs(value - sum(part[name] for part in alone)) / cells
-                    if not gap <= tolerance:
+                    if gap > tolerance:
                         raise GuardFailed(
                             f"first batch, document {second[0]}: its loss ({name}) packed behind "
                             f"document {first[-1]} differs from its loss alone by {gap:.2g} a "

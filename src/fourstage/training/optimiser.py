@@ -24,9 +24,9 @@ def multiplier(name: str, multipliers: Mapping[str, float]) -> float:
 def rule_of(optimiser: str, role: Role, parameter: Tensor) -> str:
     """Which update a parameter gets where `optimiser` is asked for: AdamW where it is not for it.
 
-    Muon is for the matrices inside the model. A byte a moment is for matrices and heads: tables
-    need all 32 bits (Dettmers et al., *8-bit Optimizers*, 2022, section 2.3), small ones save
-    nothing.
+    Muon is for the matrices inside the model, not for the factors of an adapter. A byte a moment is
+    for matrices and heads: tables need all 32 bits (Dettmers et al., *8-bit Optimizers*, 2022,
+    section 2.3), small ones save nothing.
     """
     if optimiser == "muon" and role == "matrix":
         return "muon"

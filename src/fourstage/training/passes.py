@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from fourstage.data.batch import Batch
-from fourstage.devices import autocast
 from fourstage.model.experts import Loads
 from fourstage.objectives.objective import Objective
 from fourstage.parallel.replicas import FEWEST_CELLS, Replicas
+from fourstage.precision import autocast
 from fourstage.training.metrics import add_metrics
 
 # A micro-batch and its weight: 0 where it is passed over only to keep other processes company.

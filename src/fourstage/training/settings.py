@@ -40,6 +40,7 @@ class TrainSettings:
         watch_every: steps between looks at activations, logits, updates; None is twice `log_every`.
         prefetch: whether a thread draws the next batch ahead; None does on CUDA.
         recompute: whether blocks are computed again in the backward pass: auto, off or block.
+        compile: whether blocks are compiled: auto (on CUDA), on or off.
         memory: share of the free memory that a step may take.
         tune: whether the micro-batch is tried, and made smaller where it does not fit.
         workers: copies of the model that threads of a CPU work with, each on its part of a step.
@@ -81,6 +82,7 @@ class TrainSettings:
     watch_every: int | None = None
     prefetch: bool | None = None
     recompute: str = "auto"
+    compile: str = "auto"
     memory: float = 0.8
     tune: bool = True
     workers: int = 1

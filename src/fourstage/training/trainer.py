@@ -25,6 +25,7 @@ from fourstage.objectives.objective import Objective
 from fourstage.parallel.apply import lay_out
 from fourstage.parallel.group import Group
 from fourstage.parallel.mesh import Mesh
+from fourstage.precision import float8, trains_in_fp8
 from fourstage.training.batches import Batches
 from fourstage.training.checkpoint import Checkpoints, Snapshot
 from fourstage.training.clock import StageClock
@@ -34,6 +35,7 @@ from fourstage.training.counts import Best, Counts, TrainResult
 from fourstage.training.diagnosis import diagnose
 from fourstage.training.events import Unstable, cause_of, react, rollback_row, words
 from fourstage.training.fitting import Fitting, Measured
+from fourstage.training.guards import weights_are_finite
 from fourstage.training.journal import Journal
 from fourstage.training.metrics import Window
 from fourstage.training.progress import Progress
@@ -84,7 +86,10 @@ class Trainer:
     ):
         self.device = torch.device(device)
         self.group = group or Group(device=self.device)
-        self.placement = lay_out(module.to(self.device), mesh or Mesh(self.group))
+        self._given = module.to(self.device)
+        if trains_in_fp8():
+            float8.convert(module)
+        self.placement = lay_out(module, mesh or Mesh(self.group))
         self.module = self.placement.module
         self.objective = objective
         self.source = source
@@ -152,6 +157,7 @@ class Trainer:
             progress,
             self.batches,
             closing(self.checkpoints),
+            closing(self.fitting.compilation),
         ):
             while self.counts.step < settings.steps:
                 self.checkpoints.check()
@@ -191,6 +197,7 @@ class Trainer:
     def _look_first(self, batch: Batch) -> None:
         """Guards and samples before the first update."""
         with self.placement.whole() as module:
+            weights_are_finite(module)
             for guard in self.guards:
                 guard(module, self.objective, batch)
         if self.settings.sample_every:
@@ -400,6 +407,8 @@ class Trainer:
         if self.update.average is not None:
             self.update.average.swap()
         self.placement.restore_whole()
+        if trains_in_fp8():
+            float8.restore(self._given)
         self.module.eval()
         self.checkpoints.wait()
         if self.group.writes:

@@ -9,17 +9,18 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-import sys
 from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fourstage import kernels
+from fourstage.compiled import as_written
 from fourstage.data.batch import Batch
-from fourstage.devices import autocast
 from fourstage.model.layout import Layout
 from fourstage.model.transformer import Transformer
+from fourstage.precision import autocast
 from fourstage.training.optimiser import Optimiser
 from fourstage.training.settings import TrainSettings
 
@@ -166,6 +167,7 @@ def _forward(
         with (
             _as_evaluated(model),
             autocast(tokens.device),
+            kernels.without(),
             _told_of_projections(blocks, after_projection),
         ):
             hidden = model(tokens, layout)
@@ -209,13 +211,11 @@ def _told_of_projections(blocks: Any, tell: Callable[[Tensor, Tensor], None]) ->
 
 @contextlib.contextmanager
 def _as_evaluated(model: nn.Module) -> Generator[None]:
-    """In evaluation mode and uncompiled: a compiled module does not call hooks added to it."""
+    """In evaluation mode, its blocks as written: compiled code calls no hooks added to it."""
     was_training = model.training
     model.eval()
-    compiling = sys.modules.get("torch._dynamo")
-    stance = getattr(torch.compiler, "set_stance", None) if compiling else None
     try:
-        with stance("force_eager") if stance else contextlib.nullcontext():
+        with as_written():
             yield
     finally:
         model.train(was_training)

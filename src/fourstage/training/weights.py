@@ -55,11 +55,15 @@ def as_it_would_end(update: Update) -> Generator[None]:
 
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name; a tensor with two names (tied) is there once."""
+    """Trained parameters and buffers by name; a tensor with two names (tied) is there once.
+
+    What is frozen is what the stage started from, which it reads again.
+    """
     seen: set[int] = set()
     weights = {}
     for name, tensor in module.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
+        is_frozen = isinstance(tensor, nn.Parameter) and not tensor.requires_grad
+        if id(tensor) not in seen and not is_frozen:
             seen.add(id(tensor))
             weights[name] = tensor
     return weights

@@ -47,7 +47,8 @@ def _sources(run: RunFiles) -> Markup | None:
     tokens = run.data.get("pretrain", {}).get("sources", {})
     drawn = {row["source"]: row for row in run["pretrain"].results.get("mixture", [])}
     rows = []
-    for name, counts in read.items():
+    for name in dict.fromkeys((*read, *drawn)):
+        counts = read.get(name, {})
         row = drawn.get(name, {})
         kept = counts.get("train", 0) + counts.get("validation", 0)
         share_told = share(row["share"]) if "share" in row else ""
