@@ -1,5 +1,6 @@
 """The C kernels agree with the plain formulas in float64, forwards and backwards."""
 
+import contextlib
 import shutil
 
 import pytest
@@ -7,8 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from fourstage import kernels
-from fourstage.kernels import elements, library
+from fourstage.kernels import attention, elements, library
 from fourstage.kernels.attention import Heads, attend
+from fourstage.model.config import ModelConfig
+from fourstage.model.transformer import Transformer
+from fourstage.objectives.next_token import NextToken
+from memory_support import documents
 
 pytestmark = pytest.mark.skipif(library.load() is None, reason="this machine has no C compiler")
 
@@ -213,3 +218,60 @@ def test_a_compiler_that_fails_is_named(monkeypatch, tmp_path):
     finally:
         monkeypatch.undo()
         library.load.cache_clear()
+
+
+MODELS = {
+    "usual": {},
+    "grouped keys": {"kv_heads": 1},
+    "no norms on queries and keys": {"qk_norm": False},
+    "norms over all heads": {"qk_norm_whole": True},
+    "windows of their own angles": {"windows": (16, 0), "local_rope_theta": 500.0},
+    "partly turned, squared relu": {"rope_fraction": 0.5, "activation": "relu2"},
+    "learned positions, biases": {
+        "positions": "learned",
+        "norm": "layer",
+        "activation": "gelu",
+        "qkv_bias": True,
+        "qk_norm": False,
+    },
+    "capped scores and logits": {"attention_softcap": 5.0, "logit_softcap": 8.0},
+    "offset norms": {"norm_offset": 1.0, "norm_placement": "around"},
+    "experts": {"experts": 4, "experts_per_token": 2},
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_trains_with_kernels_as_it_does_without(name):
+    shape = {"width": 48, "layers": 2, "heads": 4, "kv_heads": 4, "mlp_width": 80, "context": 64}
+    config = ModelConfig(vocab_size=100, **{**shape, **MODELS[name]})
+    model = Transformer(config).initialise(0)
+    batch = documents(config, (50, 1, 64, 17))
+    found = []
+    for alone in (False, True):
+        model.zero_grad()
+        with kernels.without() if alone else contextlib.nullcontext():
+            terms, metrics = NextToken(z_loss=0.1).sums(model, batch)
+            (sum(terms.values()) / batch.cells).backward()
+        found.append([*terms.values(), metrics["nll"][0], *(p.grad for p in model.parameters())])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=2e-5, atol=2e-6)
+
+
+def test_kernels_are_what_a_model_trains_with(monkeypatch):
+    """Without this, the test above could compare torch with itself."""
+    called = []
+    for module, name in ((attention, "attend"), (elements, "swiglu"), (elements, "rms_norm")):
+        real = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *given, real=real, name=name: called.append(name) or real(*given)
+        )
+    real = elements.logprobs
+    monkeypatch.setattr(
+        elements, "logprobs", lambda *given: called.append("logprobs") or real(*given)
+    )
+    config = ModelConfig(100, 48, 2, 4, 4, 80, 64)
+    NextToken().sums(Transformer(config).initialise(0), documents(config, (50, 17)))
+    assert set(called) == {"attend", "swiglu", "rms_norm", "logprobs"}
+    called.clear()
+    NextToken().sums(Transformer(config).initialise(0).double(), documents(config, (50, 17)))
+    assert not called
