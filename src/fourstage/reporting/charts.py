@@ -15,6 +15,7 @@ LETTER = 6.1  # mean width of a letter at the chart's font size of 11 units
 POINTS_DRAWN = 400
 LARGEST = 1e100
 TOP, BOTTOM = 30, 38
+FLAG_WIDTH, TOLD = 6, 3  # units; flags at one place that are told of
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,18 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Flag:
+    """An upright line where something happened, with a point that tells of it; `hollow` is minor.
+
+    Flags that would cover one another are drawn as one.
+    """
+
+    x: float
+    text: str
+    hollow: bool = False
+
+
+@dataclass(frozen=True)
 class Chart:
     """What a line chart shows; `svg` draws it at a width in units of about one pixel."""
 
@@ -53,6 +66,7 @@ class Chart:
     y_range: tuple[float, float] | None = None
     x_range: tuple[float, float] | None = None
     diagonal: bool = False
+    flags: Sequence[Flag] = ()
 
     @property
     def drawable(self) -> bool:
@@ -79,6 +93,7 @@ class Chart:
             self._diagonal(x, y),
             (_reference(mark, y, left, width - right) for mark in self.references),
             tag("g", (_line(s, points, x, y) for s, points in lines), clip_path=f"url(#{clip})"),
+            _flags(self.flags, x, height - BOTTOM),
             self._labels(lines, y, width - right + 5, height),
             viewBox=f"0 0 {width} {height}",
             role="img",
@@ -96,6 +111,7 @@ class Chart:
 
     def _x_scale(self, lines: list, start: float, end: float) -> Scale:
         values = [point[0] for _, points in lines for point in points] or [1.0, 10.0]
+        values += [flag.x for flag in self.flags if flag.x > 0 or not self.x_log]
         low, high = self.x_range or (min(values), max(values))
         if high <= low:
             low, high = (low / 2, low * 2) if self.x_log else (low - 0.5, high + 0.5)
@@ -191,6 +207,31 @@ def _line(series: Series, points: list[Point], x: Scale, y: Scale) -> Markup:
 def _reference(mark: Reference, y: Scale, left: float, right: float) -> Markup:
     at = _n(y(mark.value))
     return tag("line", x1=_n(left), x2=_n(right), y1=at, y2=at, class_="reference")
+
+
+def _flags(flags: Sequence[Flag], x: Scale, base: float) -> Markup:
+    """The flags by their places; those closer than a point is wide share one."""
+    places: list[tuple[float, list[Flag]]] = []
+    for flag in sorted(flags, key=lambda flag: flag.x):
+        at = x(max(flag.x, x.low))
+        if not places or at - places[-1][0] > FLAG_WIDTH:
+            places.append((at, []))
+        places[-1][1].append(flag)
+    return join(_flag(at, part, base) for at, part in places)
+
+
+def _flag(at: float, flags: list[Flag], base: float) -> Markup:
+    texts = [flag.text for flag in flags[:TOLD]]
+    if len(flags) > TOLD:
+        texts.append(f"and {len(flags) - TOLD} more")
+    is_hollow = all(flag.hollow for flag in flags)
+    return tag(
+        "g",
+        tag("title", "\n".join(texts)),
+        tag("line", x1=_n(at), x2=_n(at), y1=TOP, y2=_n(base)),
+        tag("circle", cx=_n(at), cy=TOP - 3, r=2.8),
+        class_="flag hollow" if is_hollow else "flag",
+    )
 
 
 def _y_axis(

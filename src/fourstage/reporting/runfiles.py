@@ -27,7 +27,7 @@ class StageFiles:
     """One stage's folder; each file may be absent.
 
     Attributes:
-        rows, samples, results: its metrics.jsonl, samples.jsonl and results.json.
+        rows, layers, samples, results: its metrics.jsonl, watch.jsonl, samples.jsonl, results.json.
         measured: what evaluation/*.json hold before results.json is there.
         model: the model's config.json. clock: its seconds.json.
     """
@@ -35,6 +35,7 @@ class StageFiles:
     name: str
     folder: Path
     rows: list[dict[str, Any]] = field(default_factory=list)
+    layers: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
     results: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
@@ -187,6 +188,7 @@ def _stage(run: Path, name: str, faults: list[str]) -> StageFiles:
         name,
         folder,
         rows=_lines(folder / "metrics.jsonl", run, faults),
+        layers=_lines(folder / "watch.jsonl", run, faults),
         samples=_lines(folder / "samples.jsonl", run, faults),
         results=_json(folder / "results.json", faults),
         measured=_measured(folder / "evaluation", faults),

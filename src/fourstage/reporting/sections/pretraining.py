@@ -6,10 +6,12 @@ import math
 
 from fourstage.reporting.charts import Chart, Point, Reference, Series
 from fourstage.reporting.dots import Dot, DotChart, Row, interval_note
+from fourstage.reporting.events import flags
 from fourstage.reporting.figures import colour_key, dot_figure, noisy, panels, wide_figure
 from fourstage.reporting.html import Markup, join, tag
 from fourstage.reporting.numbers import Number, figures, is_number, measured, share
 from fourstage.reporting.runfiles import RunFiles, StageFiles
+from fourstage.reporting.sections.stability import marked, stability
 
 VALIDATION = ("validation_bits_per_byte", "validation/bits_per_byte", "bits_per_byte")
 VALIDATION_NLL = ("validation_nll", "validation_loss", "validation/nll", "validation/loss")
@@ -20,7 +22,14 @@ def section(run: RunFiles) -> Markup | None:
     stage = run["pretrain"]
     if not stage.begun:
         return None
-    return join(_words(stage), _curves(stage), _speeds(stage), _kinds(stage), _lookback(stage))
+    return join(
+        _words(stage),
+        _curves(stage),
+        _speeds(stage),
+        stability(stage),
+        _kinds(stage),
+        _lookback(stage),
+    )
 
 
 def entropy(stage: StageFiles) -> float | None:
@@ -76,12 +85,13 @@ def _curves(stage: StageFiles) -> Markup | None:
             "Training and validation loss in bits per byte over tokens, with the entropy floor",
             floors,
             x_log=True,
+            flags=flags(stage.rows, against),
         )
-        return wide_figure(
-            chart,
+        caption = (
             "Loss in bits per byte. Pale: each logged row; grey: its running mean; dots: held-out "
-            "text; dashed: the entropy of that text, which no model can go below, where known.",
+            "text; dashed: the entropy of that text, which no model can go below, where known."
         )
+        return wide_figure(chart, marked(stage, caption))
     nats = stage.first_column(*VALIDATION_NLL, against=against)
     own = [held_out(nats)] if nats else []
     charts = [
@@ -91,6 +101,7 @@ def _curves(stage: StageFiles) -> Markup | None:
             "nats per token",
             "Training loss in nats per token",
             x_log=True,
+            flags=flags(stage.rows, against),
         ),
         Chart(
             [held_out(validation)],
@@ -101,7 +112,8 @@ def _curves(stage: StageFiles) -> Markup | None:
             x_log=True,
         ),
     ]
-    return panels(charts, "Loss of the training batches, and bits per byte on held-out text.")
+    caption = "Loss of the training batches, and bits per byte on held-out text."
+    return panels(charts, marked(stage, caption))
 
 
 def held_out(points: list[Point]) -> Series:

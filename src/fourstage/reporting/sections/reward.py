@@ -6,10 +6,12 @@ from typing import Any
 
 from fourstage.reporting.charts import Chart, Reference, Series
 from fourstage.reporting.dots import Dot, DotChart, Row, interval_note
+from fourstage.reporting.events import flags
 from fourstage.reporting.figures import dot_figure, noisy, panels
 from fourstage.reporting.html import Markup, join, tag
 from fourstage.reporting.numbers import figures, is_number, measured, share
 from fourstage.reporting.runfiles import RunFiles, StageFiles
+from fourstage.reporting.sections.stability import marked, stability
 
 MEASURES = (
     ("pair_accuracy", "all pairs", "pair_accuracy_ceiling"),
@@ -25,7 +27,7 @@ def section(run: RunFiles) -> Markup | None:
     stage = run["reward"]
     if not stage.begun:
         return None
-    return join(_words(stage), _accuracies(stage), _kinds(stage), _curves(stage))
+    return join(_words(stage), _accuracies(stage), _kinds(stage), _curves(stage), stability(stage))
 
 
 def _words(stage: StageFiles) -> Markup | None:
@@ -117,6 +119,7 @@ def _curves(stage: StageFiles) -> Markup | None:
             "nats per pair",
             "Bradley-Terry loss over the steps",
             [Reference("chance", 0.693147)],
+            flags=flags(stage.rows),
         ),
         Chart(
             [*noisy("chosen", chosen, 1), *noisy("rejected", rejected, 3)],
@@ -126,7 +129,7 @@ def _curves(stage: StageFiles) -> Markup | None:
         ),
         calibration(stage),
     ]
-    return panels(charts, _caption(charts[-1] is not None))
+    return panels(charts, marked(stage, _caption(charts[-1] is not None)))
 
 
 def _caption(calibrated: bool) -> str:

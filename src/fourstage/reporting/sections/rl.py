@@ -6,10 +6,12 @@ from typing import Any
 
 from fourstage.reporting.charts import Chart, Point, Reference, Series
 from fourstage.reporting.dots import Dot, DotChart, Row, interval_note
+from fourstage.reporting.events import flags
 from fourstage.reporting.figures import colour_key, dot_figure, noisy, panels, wide_figure
 from fourstage.reporting.html import Markup, join, tag
 from fourstage.reporting.numbers import figures, measured, share
 from fourstage.reporting.runfiles import RunFiles, StageFiles
+from fourstage.reporting.sections.stability import marked, stability
 
 PROXY = ("reward", "proxy_reward", "reward_mean", "score")
 GOLD = ("gold", "gold_reward")
@@ -29,6 +31,7 @@ def section(run: RunFiles) -> Markup | None:
         _kinds(stage),
         _diversity(run),
         _health(stage),
+        stability(stage),
     )
 
 
@@ -236,6 +239,7 @@ def _diversity(run: RunFiles) -> Markup | None:
 
 
 HEALTH = (
+    ("loss", "loss, all terms"),
     ("length", "tokens per response"),
     ("entropy", "entropy (nats per token)"),
     ("clip_fraction", "clipped share of ratios"),
@@ -250,7 +254,13 @@ HEALTH = (
 
 def _health(stage: StageFiles) -> Markup | None:
     charts = [
-        Chart(noisy("", stage.column(name), "grey"), "step", title, f"{title} over the steps of RL")
+        Chart(
+            noisy("", stage.column(name), "grey"),
+            "step",
+            title,
+            f"{title} over the steps of RL",
+            flags=flags(stage.rows) if name == "loss" else (),
+        )
         for name, title in HEALTH
     ]
-    return panels(charts, "How it trained.", small=True)
+    return panels(charts, marked(stage, "How it trained."), small=True)

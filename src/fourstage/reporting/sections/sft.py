@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from fourstage.reporting.charts import Chart, Series
 from fourstage.reporting.dots import Dot, DotChart, Row, interval_note
+from fourstage.reporting.events import flags
 from fourstage.reporting.figures import colour_key, dot_figure, noisy, panels
 from fourstage.reporting.html import Markup, join, tag
 from fourstage.reporting.numbers import measured
 from fourstage.reporting.runfiles import RunFiles, StageFiles
+from fourstage.reporting.sections.stability import marked, stability
 
 STEPS = (
     ("base_task_success", "base model", "grey"),
@@ -20,7 +22,7 @@ def section(run: RunFiles) -> Markup | None:
     stage = run["sft"]
     if not stage.begun:
         return None
-    return join(_words(stage), _success(stage), _kinds(stage), _curves(stage))
+    return join(_words(stage), _success(stage), _kinds(stage), _curves(stage), stability(stage))
 
 
 def _words(stage: StageFiles) -> Markup | None:
@@ -76,7 +78,13 @@ def _curves(stage: StageFiles) -> Markup | None:
     lines = [*noisy("train", stage.first_column("nll", "loss"), "grey")]
     lines += [Series("held out", validation, 1)] if validation else []
     charts = [
-        Chart(lines, "step", "nats per response token", "Loss of SFT over the steps"),
+        Chart(
+            lines,
+            "step",
+            "nats per response token",
+            "Loss of SFT over the steps",
+            flags=flags(stage.rows),
+        ),
         Chart(
             [Series("", success, 1)], "step", "task success", "Task success over the steps of SFT"
         ),
@@ -88,4 +96,5 @@ def _curves(stage: StageFiles) -> Markup | None:
             y_zero=True,
         ),
     ]
-    return panels(charts, "How it trained: the loss is on the response tokens alone.")
+    caption = "How it trained: the loss is on the response tokens alone."
+    return panels(charts, marked(stage, caption))
