@@ -8,6 +8,7 @@ import errno
 import io
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ from fourstage.objectives.bradley_terry import BradleyTerry
 from fourstage.objectives.next_token import NextToken
 from fourstage.objectives.objective import Objective
 from fourstage.objectives.ppo import PPO
+from fourstage.parallel import failing
 from fourstage.parallel.group import Group
 from fourstage.parallel.mesh import Mesh
 from fourstage.parallel.sizes import Sizes
@@ -168,6 +170,26 @@ def to_the_end(group: Group, folder: str, layouts: dict[str, dict[str, Any]]) ->
     return found
 
 
+def trained(group: Group, folder: str, layout: dict[str, Any]) -> None:
+    """Trains 20 steps, none too fast to be killed in, and writes the weights they end with."""
+    made, _ = running(
+        group, folder, layout, steps=20, checkpoint_every=2, ema=0.9, log_every=1,
+        checkpoint_seconds=0.1,
+    )  # fmt: skip
+    draw = made.source.batch
+
+    def batch(step: int) -> Batch:
+        time.sleep(0.02)
+        return draw(step)
+
+    made.source.batch = batch
+    made.train()
+    with made.placement.whole() as module:
+        if group.writes:
+            save_file(module.state_dict(), Path(folder) / "final.safetensors")
+    group.close()
+
+
 def training_with_a_fault(
     group: Group, folder: str, layout: dict[str, Any], fault: str
 ) -> dict[str, Any]:
@@ -206,6 +228,7 @@ def ended(work: Callable[[], Any]) -> tuple[int, str]:
     told = io.StringIO()
     with (
         mock.patch.object(app, "_dispatch", lambda arguments: work() and 0),
+        mock.patch.object(failing, "leave", sys.exit),
         contextlib.redirect_stderr(told),
     ):
         try:
@@ -215,13 +238,13 @@ def ended(work: Callable[[], Any]) -> tuple[int, str]:
     raise AssertionError("the command line always exits")
 
 
-def under_torchrun(folder: str) -> None:
+def under_torchrun(folder: str, layout: dict[str, Any]) -> None:
     """What torchrun starts: trains; the last process is killed once, in the middle."""
     torch.set_num_threads(1)
     group = Group.from_environment("cpu")
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     made, _ = running(
-        group, folder, {"shard": 2}, steps=12, checkpoint_every=2, say=lambda line: print(line)
+        group, folder, layout, steps=12, checkpoint_every=2, say=lambda line: print(line)
     )
     if not restarts and os.environ.get("UNDISTURBED") != "1":
         strike(made, group, "killed")

@@ -26,8 +26,9 @@ def test_the_process_that_fails_tells_why_and_no_other_waits(tmp_path, layout):
     assert other["steps"][-1] == 6
 
 
-def test_a_process_that_is_killed_is_missed_in_words(tmp_path):
-    other, killed = _faulty(tmp_path, {"shard": 2}, "killed")
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_a_process_that_is_killed_is_missed_in_words(tmp_path, layout):
+    other, killed = _faulty(tmp_path, layout, "killed")
     assert killed is None and other["code"] == 1
     assert other["told"].startswith("error: process 0 of 2: another process ended without a word")
     assert other["told"].count("\n") == 1
@@ -43,9 +44,10 @@ def test_a_disk_that_is_full_for_one_process_leaves_the_checkpoint_before(tmp_pa
 
 
 @pytest.mark.slow
-def test_a_killed_process_is_started_again_and_the_run_ends_with_the_same_bits(tmp_path):
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_a_killed_process_is_started_again_and_the_run_ends_with_the_same_bits(tmp_path, layout):
     for name, port in (("killed", "--max-restarts=1"), ("undisturbed", "--max-restarts=0")):
-        program = "import sys, parallel_cases as c; c.under_torchrun(sys.argv[1])"
+        program = f"import sys, parallel_cases as c; c.under_torchrun(sys.argv[1], {layout})"
         (tmp_path / "worker.py").write_text(program)
         count = "1" if name == "undisturbed" else "0"
         done = subprocess.run(

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from fourstage.data.batch import Batch, Example
 from fourstage.errors import MachineError
+from fourstage.memory import is_out_of_memory
 from fourstage.model.transformer import Transformer
 from fourstage.objectives.next_token import NextToken
 from fourstage.parallel.group import Group
 from fourstage.planning.memory import Step, step_memory
-from fourstage.training.choices import choices, filled, is_out_of_memory, longest
+from fourstage.training.choices import choices, filled, longest
 from fourstage.training.fitting import Measured
 from fourstage.training.trainer import Trainer
 from memory_support import SHAPE, documents, peak_bytes

@@ -9,6 +9,8 @@ set -eu
 first=$1 hosts=$2 recipe=$3 out=$4
 shift 4
 
+# Each start gets a store of its own: the addresses of processes that are gone are not in it.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 exec torchrun \
   --nnodes="$hosts" \
   --nproc-per-node="${DEVICES:-gpu}" \

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 Item = TypeVar("Item")
 
@@ -53,7 +54,14 @@ class Group:
             torch.cuda.set_device(device)
         if not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-            dist.init_process_group(backend, timeout=PATIENCE)
+            store, rank, world_size = next(rendezvous("env://", timeout=PATIENCE))
+            dist.init_process_group(
+                backend,
+                store=_of_this_start(store),
+                rank=rank,
+                world_size=world_size,
+                timeout=PATIENCE,
+            )
         return cls(dist.get_rank(), dist.get_world_size(), device)
 
     def part(self, members: Sequence[Sequence[int]]) -> Group:
@@ -174,6 +182,19 @@ class Group:
         """Leaves the group; a single process has none to leave."""
         if self.world_size > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _of_this_start(store: dist.Store) -> dist.Store:
+    """The part of torchrun's store that belongs to this start of the processes.
+
+    torchrun keeps its store over restarts, and addresses of processes that are gone would be read
+    from it (https://github.com/pytorch/pytorch/issues/167288). Hosts count restarts each for
+    themselves: where there are several, TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 gives each start a
+    store of its own.
+    """
+    if os.environ.get("GROUP_WORLD_SIZE") != "1":
+        return store
+    return dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -52,11 +52,11 @@ class Compilation:
         """
         began = self._noted()
         self.is_on = self._wanted() and began is not False
-        reason = why_not(self.modules[0], self.device) if self.is_on else ""
+        reason = self._agreed(why_not(self.modules[0], self.device)) if self.is_on else ""
         if self.is_on and not reason:
             for module in self.modules:
                 compile_blocks(module)
-            reason = self._fault(try_out)
+            reason = self._agreed(self._fault(try_out))
         if reason:
             self.close()
             ending = "; from here on the last digits differ" if began else ""
@@ -84,7 +84,7 @@ class Compilation:
         return bool(found["taken"]) if same else None
 
     def _fault(self, try_out: Callable[[], Any]) -> str:
-        """Why compiled code does not run on any process, in a clause; empty where it does."""
+        """Why compiled code does not run, in a clause; empty where it does."""
         devices = [self.device] if self.device.type == "cuda" else []
         reason = ""
         with torch.random.fork_rng(devices=devices):
@@ -93,8 +93,17 @@ class Compilation:
             # Whatever a compiler raises is no fault of the run: it goes on without.
             except Exception as error:
                 if not is_out_of_memory(error):
-                    first = next(iter(str(error).strip().splitlines()), "no message")
-                    reason = f"{type(error).__name__}: {first[:200]}"
-        if self.group.any(bool(reason)) and not reason:
-            reason = "it does not work on another process"
+                    reason = _in_a_line(error)
         return reason
+
+    def _agreed(self, reason: str) -> str:
+        """The reason, or that another process has one: all compile or none."""
+        fails = self.group.any(bool(reason))
+        return reason or ("another process cannot" if fails else "")
+
+
+def _in_a_line(error: Exception) -> str:
+    """What a compiler says, out of what torch wraps it in."""
+    inner = getattr(error, "inner_exception", None) or error
+    first = next(iter(str(inner).strip().splitlines()), "no message")
+    return f"{type(inner).__name__}: {first[:200]}"
