@@ -6,7 +6,7 @@ import torch
 from fourstage.model.actor_critic import ActorCritic
 from fourstage.objectives.next_token import NextToken
 from fourstage.parallel.group import Group
-from fourstage.training.guards import NotFinite
+from fourstage.training.guards import GuardFailed, NotFinite
 from fourstage.training.metrics import read_rows
 from fourstage.training.optimiser import MovingAverage, Optimiser
 from fourstage.training.update import Update
@@ -197,5 +197,5 @@ def test_bad_weights_are_named_before_gradients(tmp_path):
     model = tiny_model()
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[0, 0] = math.nan
-    with pytest.raises(NotFinite, match=r"the weights of model.layers.1.mlp.up_proj.weight"):
+    with pytest.raises(GuardFailed, match=r"the weights of model.layers.1.mlp.up_proj.weight"):
         trainer(tmp_path, model, TinySource()).train()
