@@ -9,14 +9,24 @@ import torch
 from scipy.stats import norm
 from torch import nn
 
-from fourstage.adapters.adapting import adapt, adapted_layers, base_of, freeze, merge
+from fourstage.adapters.adapting import (
+    adapt,
+    adapted_layers,
+    base_of,
+    freeze,
+    merge,
+    quantised_share,
+    trained_share,
+)
 from fourstage.adapters.layer import AdaptedLinear
 from fourstage.adapters.quantised import BLOCK, NF4, QuantisedLinear, dequantise, quantise
 from fourstage.data.batch import Batch
 from fourstage.errors import InputError, Interrupted
 from fourstage.model.layout import Layout
+from fourstage.objectives.next_token import NextToken
 from fourstage.parallel.replicas import sharing_weights
 from fourstage.recipe.adapter import Adapter
+from fourstage.training.guards import documents_do_not_leak
 from fourstage.training.optimisers.roles import roles, width_factor
 from tiny_models import logits_of, tiny_family, tiny_model
 from training_support import BufferSource, same_bits, tiny_batch, trainer, weights_of
@@ -322,3 +332,29 @@ def test_operations_of_frozen_weights_are_four_and_not_six():
     frozen = _small()
     frozen.requires_grad_(False)
     assert TrainingCost(frozen)(batch.lengths) == pytest.approx(whole * 2 / 3)
+
+
+def test_guards_see_a_model_that_drops_nothing_out_and_training_one_that_does(tmp_path):
+    seen = set()
+
+    class Sees(NextToken):
+        def sums(self, module, micro):
+            seen.add((torch.is_grad_enabled(), module.training))
+            return super().sums(module, micro)
+
+    model = adapted(Adapter(rank=4, dropout=0.5))
+    guards = [documents_do_not_leak()]
+    trainer(tmp_path, model, steps=1, guards=guards, objective=Sees(), watch_every=0).train()
+    assert seen == {(False, False), (True, True)}
+
+
+@pytest.mark.parametrize("base", ["full", "int8", "nf4"])
+def test_shares_are_of_the_weights_that_codes_stand_for(base):
+    every = sum(p.numel() for p in tiny_model().parameters())
+    assert (trained_share(tiny_model()), quantised_share(tiny_model())) == (1, 0)
+    model = adapted(Adapter(rank=3, base=base, kind="dora"))
+    layers = adapted_layers(model).values()
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    matrices = sum(len(layer.lora_B) * layer.lora_A.shape[1] for layer in layers)
+    assert trained_share(model) == trained / every
+    assert quantised_share(model) == (0 if base == "full" else matrices / every)

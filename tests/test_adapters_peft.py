@@ -176,3 +176,20 @@ def test_the_hash_of_an_adapter_is_also_that_of_its_base(tmp_path):
     before = model_hash(tmp_path / "adapter")
     save_model(tmp_path / "base", tiny_model(seed=3), Letters(), card="base")
     assert model_hash(tmp_path / "adapter") != before
+
+
+def test_a_row_of_zeros_stays_one_where_each_row_has_a_length(tmp_path):
+    model, settings = tiny_model(), Adapter(rank=2, kind="dora")
+    with torch.no_grad():
+        model.model.layers[0].self_attn.o_proj.weight.zero_()
+    save_model(tmp_path / "base", model, Letters(), card="base")
+    adapt(model, settings, 0)
+    save_adapter(tmp_path / "adapter", model, settings, Letters(), base="../base", card="zeros")
+    opened = load_model(tmp_path / "adapter")
+    assert all(bool(p.isfinite().all()) for p in opened.parameters())
+
+
+def test_the_alpha_of_the_recipe_is_written_as_it_is(tmp_path):
+    exported(tmp_path, tiny_model(), Adapter(rank=19, kind="rslora", alpha=12))
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["lora_alpha"] == 12

@@ -13,9 +13,10 @@ from fourstage.model.transformer import Transformer
 from fourstage.objectives.next_token import NextToken
 from fourstage.parallel.group import Group
 from fourstage.parallel.sizes import Sizes, check_adapter
-from fourstage.planning import resolve
+from fourstage.planning import model_config, resolve
 from fourstage.planning.facts import DataFacts
-from fourstage.planning.memory import Step, step_memory
+from fourstage.planning.layouts import fits_one_device
+from fourstage.planning.memory import Step, state_bytes, step_memory
 from fourstage.planning.plan import make_plan
 from fourstage.planning.speed import Speed
 from fourstage.planning.steps import stage_step
@@ -25,6 +26,7 @@ from fourstage.recipe.schema import Sft
 from fourstage.training.settings import TrainSettings
 from fourstage.training.update import Update
 from memory_support import documents, peak_bytes
+from training_support import trainer
 
 LARGE = ModelConfig(32000, 2048, 24, 16, 16, 5632, 2048)
 WIDE = ModelConfig(860, 256, 4, 4, 4, 704, 128)
@@ -142,3 +144,64 @@ def test_the_counts_are_those_of_an_adapted_model(base, kind):
     held = sum(p.nbytes for p in model.parameters())
     assert step.trained_share * config.parameters() == pytest.approx(trained)
     assert step.weight_bytes * config.parameters() == pytest.approx(held)
+
+
+def test_codes_have_no_copies_in_bf16_beside_them_on_a_gpu():
+    held = {
+        base: step_memory(LARGE, 2048, narrowed(Step(device="cuda"), LARGE, section(base=base)))
+        for base in ("full", "nf4")
+    }
+    matrices = 24 * (4 * 2048**2 + 3 * 2048 * 5632)
+    saved = held["full"].weights - held["nf4"].weights
+    assert saved == pytest.approx((4 + 2 - 0.5 - 4 / 64) * matrices, rel=1e-3)
+
+
+@pytest.mark.parametrize("base", ["full", "nf4"])
+def test_a_step_is_fitted_as_it_was_planned(tmp_path, base):
+    model = Transformer(WIDE).initialise(0)
+    told = section(rank=8, base=base)
+    adapt(model, told.adapter, 0)
+    fitted, planned = trainer(tmp_path, model).fitting._step, narrowed(Step(), WIDE, told)
+    for name in ("trained_share", "quantised_share", "has_adapter"):
+        assert getattr(fitted, name) == pytest.approx(getattr(planned, name)), name
+
+
+def test_adapters_have_the_moments_of_adamw_under_muon_too():
+    states = {
+        name: state_bytes(LARGE, narrowed(Step(optimiser=name), LARGE, section(rank=16)))
+        for name in ("adamw", "muon", "adamw8bit")
+    }
+    assert states["muon"] == states["adamw"] > 3.5 * states["adamw8bit"]
+
+
+def test_checkpoints_of_an_adapter_take_as_little_time_as_they_hold():
+    def writing(*more: str) -> float:
+        plans = [
+            make_plan(
+                load(
+                    "single-host",
+                    ["device=cuda", "model.params=1B", *more, f"sft.checkpoint_every={n}"],
+                ),
+                DataFacts(),
+                SPEED,
+            )
+            for n in (0, 10)
+        ]
+        often = plans[1].stages["sft"]
+        return often.training - plans[0].stages["sft"].training
+
+    share = narrowed(Step(), LARGE, section(rank=16)).trained_share
+    assert 0 < writing("sft.adapter.rank=16") < 5 * share * writing()
+
+
+def test_a_policy_that_is_its_own_reference_fits_a_smaller_device():
+    plain, adapted = load("smoke"), load("smoke", ["rl.adapter.rank=4"])
+    resolved = [resolve(recipe)[0] for recipe in (plain, adapted)]
+    config = model_config(resolved[0])
+
+    def fits(recipe, memory: float) -> bool:
+        return fits_one_device(recipe, config, memory, ["rl"], "cuda")
+
+    least = [next(m for m in range(10**6, 10**9, 10**5) if fits(recipe, m)) for recipe in resolved]
+    # The reference, and gradients and moments of policy and critic.
+    assert least[0] - least[1] > 0.9 * (4 + 2 * 12) * config.parameters() / 0.8

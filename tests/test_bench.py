@@ -216,6 +216,21 @@ def test_grpo_is_measured_without_a_critic():
     assert stage.parts["rollout"] > 0
 
 
+def test_adapters_and_frozen_weights_are_measured_as_they_train():
+    recipe, config = resolved(
+        "rl.adapter.rank=2", "rl.adapter.base=nf4", "sft.freeze=model.embed_tokens.*"
+    )
+    with hurried():
+        sft, rl = bench(recipe, config, ["sft", "rl"], CPU, seconds=0.02).stages
+    table = 4 * config.vocab_size * config.width
+    assert sft.held.gradients == sft.held.weights - table
+    assert rl.held.gradients < 0.5 * rl.held.weights < 4 * config.parameters()
+    # The reward model; the policy is its own reference.
+    assert rl.held.frozen == 4 * (config.parameters() + config.width)
+    for each in (sft, rl):
+        assert each.predicted.total == pytest.approx(each.held.peak, rel=0.4)
+
+
 def test_a_step_too_large_to_be_waited_for_is_cut():
     recipe, _ = resolved(
         "pretrain.batch_tokens=1M",

@@ -12,6 +12,7 @@ from torch._dynamo.utils import counters
 from fourstage import compiled, kernels
 from fourstage.compiled import as_written, compile_blocks, fusible, restore_blocks, why_not
 from fourstage.data.batch import Batch
+from fourstage.evaluation.scoring import trained_logprobs
 from fourstage.model.config import ModelConfig
 from fourstage.model.transformer import Transformer
 from fourstage.objectives.logprobs import token_logprobs_and_normalisers
@@ -108,6 +109,16 @@ def test_names_copies_and_hooks_are_those_of_the_model_as_written():
     assert not counters["stats"]
 
 
+def test_what_has_no_gradient_is_computed_as_written_before_the_first_step_and_after_it():
+    model, batch = tiny_model(), tiny_batch(0, 0)
+    written = trained_logprobs(model, batch)
+    compile_blocks(model, QUICK)
+    assert torch.equal(trained_logprobs(model, batch), written)
+    assert not counters["stats"]
+    gradients(model, batch)
+    assert counters["stats"]
+
+
 def test_what_is_fused_is_written_once_and_open_in_its_first_axis():
     @fusible
     def shifted(x: torch.Tensor, by: float) -> torch.Tensor:
@@ -174,6 +185,36 @@ def test_where_compiling_fails_the_run_goes_on_as_written_and_says_so_once(tmp_p
 
 def _fails(graph: Any, inputs: Any) -> Any:
     raise RuntimeError("no such register")
+
+
+def test_what_a_trial_left_that_failed_half_way_back_counts_for_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(compile_blocks, "__defaults__", (_fails_on_its_way_back,))
+    found = []
+    for way in ("on", "off"):
+        lines: list[str] = []
+        running = trainer(tmp_path / way, tiny_model(), say=lines.append, compile=way)
+        running.fitting(tiny_batch(0, 0), 1e-3)
+        found.append(weights_of(running.module))
+        assert bool(lines) == (way == "on")
+    assert same_bits(*found)
+
+
+def _fails_on_its_way_back(graph: Any, inputs: Any) -> Any:
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._functorch.aot_autograd import make_boxed_func
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("no such register")
+
+    def as_it_is(graph: Any, _: Any) -> Any:
+        return make_boxed_func(graph.forward)
+
+    def backwards(graph: Any, inputs: Any) -> Any:
+        # The loss comes first, and has no products.
+        is_block = any("mm" in str(node.target) for node in graph.graph.nodes)
+        return make_boxed_func(broken) if is_block else as_it_is(graph, inputs)
+
+    return aot_autograd(fw_compiler=as_it_is, bw_compiler=backwards)(graph, inputs)
 
 
 def test_a_processor_without_a_compiler_is_told(monkeypatch):

@@ -21,6 +21,7 @@ from fourstage.interchange import load_model, load_tokenizer
 from fourstage.interchange.vocabulary import pieces_of
 from fourstage.model.config import ModelConfig, RopeScaling
 from fourstage.model.families import FAMILIES
+from fourstage.pipeline.lineage import section_hash
 from fourstage.planning import DataFacts, model_config, resolve
 from fourstage.recipe import Recipe, load, recipe_from
 from fourstage.stages.context import StageContext
@@ -182,6 +183,21 @@ def test_another_base_of_the_angles_is_taken(llama, tmp_path):
     ours = load_tokenizer(llama)
     context = context_of(llama, tmp_path, ours, "pretrain", "model.rope_theta=500000")
     assert starting_model(context).config.rope_theta == 500_000
+
+
+def test_a_model_from_outside_that_keeps_its_positions_has_the_hash_of_any_context_it_has(
+    llama, tmp_path
+):
+    ours = load_tokenizer(llama)
+
+    def hash_of(*overrides: str) -> str:
+        context = context_of(llama, tmp_path, ours, "sft", "sft.batch_tokens=960", *overrides)
+        return section_hash(context.recipe, "sft")
+
+    plain = hash_of()
+    assert plain == hash_of("model.context=32")
+    moved = {plain, hash_of("model.context=256"), hash_of("model.rope_theta=500000")}
+    assert len(moved) == 3
 
 
 def test_a_scaling_that_changed_repeats_a_stage_from_outside(llama, tmp_path):

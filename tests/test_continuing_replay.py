@@ -158,6 +158,25 @@ def test_files_are_prepared_like_ones_own_text_and_stay_out_of_what_is_made_of_i
     assert len(PreparedData(run).replayed_documents()) == report["pretrain"]["replay"]["validation"]
 
 
+def test_sources_are_mixed_by_weight_beside_what_is_replayed(world, text, general, tmp_path):
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "a.txt").write_text(english(60, 99))
+    recipe = continued(
+        world, text, f"data.pretrain={text},{tmp_path / 'more'}", f"data.replay.from={general}"
+    )
+    weighted = {
+        **recipe.to_dict(),
+        "data": {**recipe.to_dict()["data"], "mixture": {"weights": {text.name: 1, "more": 3}}},
+    }
+    said = go(recipe_from(weighted), tmp_path / "run", only="pretrain")
+    told = {line.split()[1]: line.split()[2] for line in said if line.startswith("mixture: ")}
+    assert {name: share.strip(",") for name, share in told.items()} == {
+        text.name: "18.8%",
+        "more": "56.2%",
+        "replay": "25.0%",
+    }
+
+
 def test_the_world_can_be_gone_on_with_beside_earlier_text(world, general, tmp_path):
     recipe = tiny(f"pretrain.from={world / 'pretrain' / 'model'}", f"data.replay.from={general}")
     said = go(recipe, tmp_path / "run", only="pretrain")
@@ -225,6 +244,9 @@ def test_faults_name_the_key_and_what_to_write(world, text, tmp_path):
     empty = shutil.copytree(world, tmp_path / "empty", ignore=shutil.ignore_patterns("data"))
     with pytest.raises(InputError, match="a run without prepared text: name the files"):
         go(continued(world, text, f"data.replay.from={empty}"), tmp_path / "b", only="pretrain")
+    both = f"data.replay.from={world},{text}"
+    with pytest.raises(InputError, match=r"names the run .* beside other text: name it alone"):
+        go(continued(world, text, both), tmp_path / "c", only="pretrain")
     with pytest.raises(InputError, match=r"replay is read beside text of one's own"):
         recipe_from({"data": {"replay": {"from": "x"}}})
     with pytest.raises(InputError, match=r"data\.replay\.from"):

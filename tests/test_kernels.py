@@ -2,18 +2,20 @@
 
 import contextlib
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from fourstage import kernels
+from fourstage.files import user_cache
 from fourstage.kernels import attention, elements, library
 from fourstage.kernels.attention import Heads, attend
 from fourstage.model.config import ModelConfig
 from fourstage.model.transformer import Transformer
 from fourstage.objectives.next_token import NextToken
-from memory_support import documents
+from memory_support import documents, peak_bytes
 
 pytestmark = pytest.mark.skipif(library.load() is None, reason="this machine has no C compiler")
 
@@ -155,6 +157,34 @@ def test_logprobs_are_the_plain_formula(keep, vocabulary, threads):
     same(entropies, torch.distributions.Categorical(logits=logits).entropy(), 1e-5)
 
 
+@pytest.mark.parametrize("target", [-1, 9])
+def test_a_target_that_is_no_token_is_refused_and_not_read(target):
+    given = (torch.randn(2, 4), torch.randn(9, 4), torch.tensor([3, target]))
+    with pytest.raises(IndexError, match=f"target {target} .* vocabulary of 9"):
+        elements.logprobs(*given, 64, True)
+
+
+def test_without_gradients_the_logits_of_one_chunk_are_there_at_a_time():
+    hidden, weight = torch.randn(1024, 16), torch.randn(500, 16, requires_grad=True)
+    targets, chunk = torch.zeros(1024, dtype=torch.long), 4 * 64 * 500
+    with torch.no_grad():
+        assert peak_bytes(lambda: elements.logprobs(hidden, weight, targets, 64, True)) < 2 * chunk
+
+
+def test_a_frozen_head_gets_no_gradient_and_takes_no_memory_for_one():
+    hidden, weight = torch.randn(32, 64, requires_grad=True), torch.randn(4000, 64)
+    targets, found, peaks = torch.arange(32), [], []
+    for trained in (True, False):
+        weight.requires_grad_(trained)
+        loss = elements.logprobs(hidden, weight, targets, 64, True)[0].sum()
+        hidden.grad = weight.grad = None
+        peaks.append(peak_bytes(loss.backward))
+        assert (weight.grad is not None) == trained
+        found.append(hidden.grad)
+    assert torch.equal(*found)
+    assert peaks[0] - peaks[1] > 3 * weight.numel()
+
+
 def test_logits_that_are_ruled_out_have_no_part_in_the_entropy():
     weight = torch.tensor([[0.0], [0.0], [-1e30]]).repeat(12, 1)
     found = elements.logprobs(torch.ones(1, 1), weight, torch.tensor([0]), 8, True)
@@ -218,6 +248,15 @@ def test_a_compiler_that_fails_is_named(monkeypatch, tmp_path):
     finally:
         monkeypatch.undo()
         library.load.cache_clear()
+
+
+def test_a_user_without_a_home_has_a_temporary_cache(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert user_cache().is_dir()
 
 
 MODELS = {

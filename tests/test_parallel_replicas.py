@@ -1,6 +1,8 @@
 """Replicas in threads: shared weights, own gradients, the sum that one module would have."""
 
+import gc
 import threading
+import weakref
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fourstage.data.packing import balanced
+from fourstage.parallel import replicas as threaded
 from fourstage.parallel.replicas import Replicas, sharing_weights
 
 
@@ -83,6 +86,37 @@ def test_an_error_in_a_copy_is_raised_and_the_rest_goes_on():
         replicas.each(fail, [0, 1])
     assert torch.get_num_threads() == threads
     assert replicas.each(lambda module, item: item, [3, 4]) == [3, 4]
+
+
+def test_threads_end_with_their_replicas_and_hold_nothing_of_them():
+    before = set(threading.enumerate())
+    replicas = Replicas(small(), 3)
+    replicas.each(losses, torch.arange(9).split(3))
+    threads = set(threading.enumerate()) - before
+    copies = [weakref.ref(module) for module in replicas.modules]
+    del replicas
+    gc.collect()
+    for thread in threads:
+        thread.join(20)
+    assert len(threads) == 2 and not any(thread.is_alive() for thread in threads)
+    gc.collect()
+    assert [copy() for copy in copies] == [None] * 3
+
+
+def test_no_copy_begins_before_products_have_the_threads_of_one(monkeypatch):
+    before, seen = torch.get_num_threads(), []
+    start = threaded._Worker.start
+    monkeypatch.setattr(
+        threaded._Worker,
+        "start",
+        lambda worker, work: (seen.append(torch.get_num_threads()), start(worker, work)),
+    )
+    torch.set_num_threads(4)
+    try:
+        Replicas(small(), 2).each(losses, torch.arange(6).split(3))
+        assert seen == [2] and torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
 
 
 @given(st.lists(st.integers(1, 300), max_size=60), st.integers(1, 8))

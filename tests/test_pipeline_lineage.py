@@ -11,8 +11,10 @@ import pytest
 from data_texts import english
 from fourstage.data import sources
 from fourstage.errors import InputError, Interrupted
-from fourstage.files import read_json, write_json
+from fourstage.files import read_json, sha256_json, write_json
 from fourstage.pipeline import prepare
+from fourstage.pipeline.lineage import section_hash
+from fourstage.planning import resolve
 from pipeline_support import (
     STAGES,
     call,
@@ -264,3 +266,33 @@ def test_a_stage_that_was_cut_off_under_another_section_starts_anew(
     assert "sft: run again, since its section of the recipe changed" in said
     assert folders(run) == {*STAGES, "sft.1", "sft.2", "reward.1", "rl.1"}
     assert weights(run) == weights(finished)
+
+
+def _hash(stage: str, *overrides: str) -> str:
+    return section_hash(resolve(tiny(*overrides))[0], stage)
+
+
+def test_a_stage_that_narrows_nothing_has_the_hash_of_one_that_could_not():
+    section = resolve(tiny())[0].to_dict()["sft"]
+    assert section.pop("adapter") is section.pop("freeze") is None
+    idle = [name for name in section if name.endswith("_every")]
+    for name in (*idle, "from", "micro_batch_tokens", "checkpoint_seconds", "keep_checkpoints"):
+        del section[name]
+    assert _hash("sft") == sha256_json(section)
+
+
+def test_every_change_of_an_adapter_or_of_what_is_frozen_repeats_its_stage_alone():
+    some = ("sft.adapter.rank=4", "sft.adapter.targets=q_proj")
+    narrowed = [
+        (),
+        some,
+        ("sft.adapter.rank=8", some[1]),
+        (*some, "sft.adapter.alpha=3"),
+        (*some, "sft.adapter.kind=dora"),
+        (*some, "sft.adapter.base=nf4"),
+        (*some, "sft.adapter.dropout=0.1"),
+        (some[0], "sft.adapter.targets=v_proj"),
+        ("sft.freeze=model.norm.*",),
+    ]
+    assert len({_hash("sft", *overrides) for overrides in narrowed}) == len(narrowed)
+    assert len({_hash("reward", *overrides) for overrides in narrowed}) == 1

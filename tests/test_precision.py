@@ -140,6 +140,16 @@ def test_a_policy_is_scored_and_trained_with_the_numbers_it_responds_with():
     assert found["fp32"] < 1e-5 and found["bf16"] < 5e-2
 
 
+def test_guards_look_at_layers_as_they_are_without_fp8(tmp_path, monkeypatch):
+    """There a document is rounded by the largest number of those beside it."""
+    now, seen = [], []
+    monkeypatch.setattr(float8, "convert", lambda module: now.append("fp8"))
+    monkeypatch.setattr(float8, "restore", lambda module: now.append("plain"))
+    precision.use("fp8")
+    trainer(tmp_path, steps=1, guards=[lambda *_: seen.append(now[-1])]).train()
+    assert seen == ["plain"] and now == ["fp8", "plain"] * 2
+
+
 def test_fp8_without_torchao_names_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torchao.float8", None)
     with pytest.raises(MachineError, match=r"pip install 'fourstage\[fp8\]'"):

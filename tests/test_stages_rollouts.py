@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from evaluation_support import model, tokenizer
+from fourstage import precision
 from fourstage.data.batch import Batch, Example
 from fourstage.errors import InputError
 from fourstage.evaluation.alignment import reward_rows
@@ -16,6 +20,7 @@ from fourstage.objectives.grpo import GRPO
 from fourstage.objectives.logprobs import logprobs
 from fourstage.objectives.ppo import PPO
 from fourstage.recipe import RL, recipe_from
+from fourstage.stages import rl
 from fourstage.stages.rl import trains_responses
 from fourstage.stages.rollouts import Players, RolloutSource, with_text
 from fourstage.training.contracts import Source
@@ -256,3 +261,15 @@ def test_updates_move_the_policy_towards_what_the_reward_model_likes(tmp_path):
 def test_grpo_refuses_what_is_only_of_ppo_before_anything_is_trained(key, value):
     with pytest.raises(InputError, match=key):
         recipe_from({"rl": {"algorithm": "grpo", "group": 4, key: value}})
+
+
+def test_responses_drawn_in_bf16_pass_the_guards_of_the_first_minibatch():
+    precision.use("bf16")
+    try:
+        made = source()
+        batch = made.batch(0)
+        context: Any = SimpleNamespace(device=torch.device("cpu"), section=made.section)
+        for guard in rl._guards(context):
+            guard(made.players.trained, None, batch)
+    finally:
+        precision.use(None)

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -41,6 +42,20 @@ def test_a_checkpoint_comes_back_whole(checkpoints, lines):
     assert torch.equal(found.tensors["model"]["weight"], torch.full((64,), 7.0))
     assert torch.equal(found.source["rollouts"]["ids"], torch.arange(7))
     assert found.source["kl"] == 0.1 * 7 and lines == []
+
+
+def test_what_changes_while_a_thread_writes_is_not_in_the_checkpoint(checkpoints, monkeypatch):
+    taken, changed, write = snapshot(7), threading.Event(), checkpoint._write_tensors
+    monkeypatch.setattr(
+        checkpoint, "_write_tensors", lambda *given: (changed.wait(20), write(*given))
+    )
+    checkpoints.save_soon(taken)
+    taken.state["counts"]["step"] = 8
+    taken.source["kl"] = taken.tensors["model"]["weight"][:] = 0.0
+    changed.set()
+    found = checkpoints.newest()
+    assert found.state == {"counts": {"step": 7}} and found.source["kl"] == 0.1 * 7
+    assert torch.equal(found.tensors["model"]["weight"], torch.full((64,), 7.0))
 
 
 def test_the_newest_and_the_best_are_kept(checkpoints):

@@ -298,6 +298,14 @@ def test_recomputed_blocks_give_the_same_bits_in_less_memory(tmp_path, recompute
         assert same_bits(weights_of(kept.module), weights_of(again.module))
 
 
+def test_every_copy_in_a_thread_computes_its_blocks_again(tmp_path):
+    made = trainer(tmp_path, Transformer(SHAPE).initialise(0), workers=2, recompute="block")
+    made.fitting(documents(SHAPE, (100,) * 8), 1e-3)
+    copies = made.update.passes.replicas
+    assert copies is not None
+    assert [model.recompute for model in copies.modules] == ["block", "block"]
+
+
 LIMITED = """
 import resource, sys
 from pathlib import Path

@@ -2,7 +2,8 @@
 
 One graph serves all layers (regional compilation), and its number of cells is open, so that
 batches of other documents do not compile again. Blocks keep their names, weights and hooks.
-Generation reads its own step (`model.decoding`), and prompts are read as written.
+What has no gradient (rollouts, scores, measurements) is computed as written: its bits do not depend
+on whether the process has come to its first step, in which a trainer compiles.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def fusible(function: Callable[Parameters, Result]) -> Callable[Parameters, Resu
 
     @functools.wraps(function)
     def call(*given: Parameters.args, **named: Parameters.kwargs) -> Result:
-        if _fuses is None:
+        if _fuses is None or not torch.is_grad_enabled():
             return function(*given, **named)
         _open_first_axis(*(each for each in given if isinstance(each, Tensor)))
         return compiled(_fuses)(*given, **named)
@@ -108,7 +109,7 @@ class _Compiled:
         keep: tuple | None,
         routing: list | None = None,
     ) -> Tensor:
-        if keep is not None or torch.is_inference_mode_enabled():
+        if keep is not None or not torch.is_grad_enabled():
             return _forward(self.block, x, cos, sin, layout, keep)
         window = self.block.self_attn.window
         if self.in_tiles and x.device.type == "cuda" and window not in layout.tiles:

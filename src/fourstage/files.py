@@ -152,11 +152,14 @@ def sha256_folder(path: Path) -> str:
 
 def user_cache() -> Path:
     """A folder of the user's own for what can be made again; a temporary one where none may be."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    folder = Path(base) / "fourstage"
-    with contextlib.suppress(OSError):
+    # RuntimeError: the user has no home.
+    with contextlib.suppress(OSError, RuntimeError):
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(base) / "fourstage"
         folder.mkdir(parents=True, exist_ok=True)
-    return folder if os.access(folder, os.W_OK) else Path(_temporary())
+        if os.access(folder, os.W_OK):
+            return folder
+    return Path(_temporary())
 
 
 @functools.cache

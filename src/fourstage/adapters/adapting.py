@@ -10,10 +10,24 @@ from typing import Any
 from torch import nn
 
 from fourstage.adapters.layer import AdaptedLinear
+from fourstage.adapters.quantised import QuantisedLinear
 from fourstage.errors import InputError, nearest
 from fourstage.model.experts import Mixture
 from fourstage.model.transformer import Transformer
 from fourstage.recipe.adapter import Adapter
+from fourstage.recipe.schema import Stage
+
+
+def narrow(models: Sequence[Transformer], section: Stage, seed: int) -> None:
+    """Freezes what a stage does not train and puts adapters into its models, in place.
+
+    Raises:
+        InputError: a pattern of `freeze` or a target of the adapter fits nothing.
+    """
+    freeze(models, section.freeze or ())
+    if section.adapter is not None:
+        for model in models:
+            adapt(model, section.adapter, seed)
 
 
 def freeze(models: Sequence[nn.Module], patterns: Sequence[str]) -> None:
@@ -106,3 +120,31 @@ def base_of(model: Transformer) -> Transformer:
     for name, layer in adapted_layers(base).items():
         base.set_submodule(name, layer.base_layer)
     return base
+
+
+def trained_share(module: nn.Module) -> float:
+    """Numbers that are trained over those that a module has without adapters."""
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    return trained / max(1, _weights(module))
+
+
+def quantised_share(module: nn.Module) -> float:
+    """Share of a module's weights, without adapters, that are held in codes."""
+    return sum(map(_matrix, _quantised(module))) / max(1, _weights(module))
+
+
+def _weights(module: nn.Module) -> int:
+    """Numbers of a module without adapters; codes and scales count as the matrix they stand for."""
+    layers = _quantised(module)
+    passed = {id(p) for layer in layers for p in (layer.codes, layer.scales)}
+    passed |= {id(p) for layer in adapted_layers(module).values() for p in layer.adapter()}
+    whole = sum(p.numel() for p in module.parameters() if id(p) not in passed)
+    return whole + sum(map(_matrix, layers))
+
+
+def _quantised(module: nn.Module) -> list[QuantisedLinear]:
+    return [part for part in module.modules() if isinstance(part, QuantisedLinear)]
+
+
+def _matrix(layer: QuantisedLinear) -> int:
+    return layer.in_features * layer.out_features

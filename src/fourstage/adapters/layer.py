@@ -54,6 +54,10 @@ class AdaptedLinear(nn.Module):
         bias = self.base_layer.bias
         return y * ratio if bias is None else (y - bias) * ratio + bias
 
+    def adapter(self) -> list[nn.Parameter]:
+        """What is trained beside the base layer."""
+        return list(self.parameters(recurse=False))
+
     @torch.no_grad()
     def merged(self) -> nn.Linear:
         """A plain layer that computes the same, without dropout."""

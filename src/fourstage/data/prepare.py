@@ -220,6 +220,9 @@ class Preparation:
         train, validation, report = (self._world if from_world else self._shards)(folder)
         if self.recipe.data.replay:
             train, report[REPLAY] = add_replay(self.recipe.data, self.prepared, train)
+        if not (from_world or self.recipe.data.mixture.is_natural):
+            # Weights of what has no text left are refused before anything is trained.
+            mix_of(self.recipe, train)
         report |= {
             "train": len(train),
             "validation": len(validation),
@@ -270,9 +273,6 @@ class Preparation:
         stores = write_shards(folder, corpus, self.run / "tokenizer", workers)
         write_lines(folder / "validation.jsonl", ({"text": t} for t in corpus.texts("validation")))
         tokens = _tokens_of(stores["train"])
-        if not self.recipe.data.mixture.is_natural:
-            # Weights of what has no text left are refused before anything is trained.
-            mix_of(self.recipe, stores["train"])
         # No two documents of a corpus are near duplicates on both sides of the split.
         report = {"origin": "files", "validation_seen_in_training": 0.0, "sources": tokens}
         return stores["train"], stores["validation"], report

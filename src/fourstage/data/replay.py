@@ -1,6 +1,6 @@
 """Replay: text of an earlier training, read beside a run's own so that it is not forgotten.
 
-It is never more than the own text, and stands behind it in the same store, as a source of its own.
+It is at most about as much as one's own, and stands behind that in one store, as another source.
 """
 
 from __future__ import annotations
@@ -109,12 +109,17 @@ def _earlier_run(data: Data) -> Path | None:
     """The run whose prepared text is replayed; None where files are named.
 
     Raises:
-        InputError: it holds no prepared text.
+        InputError: it holds no prepared text, or stands beside other paths.
     """
-    paths = data.paths(REPLAY)
-    run = Path(paths[0])
-    if len(paths) > 1 or not (run / "run.json").is_file():
+    paths = [Path(path) for path in data.paths(REPLAY)]
+    run = next((path for path in paths if (path / "run.json").is_file()), None)
+    if run is None:
         return None
+    if len(paths) > 1:
+        raise InputError(
+            f"data.replay.from names the run {run} beside other text: name it alone, or the files "
+            "of its text"
+        )
     if not (run / "data" / "pretrain" / "train" / "index.json").is_file():
         raise InputError(
             f"data.replay.from={run} is a run without prepared text: name the files of its text, "

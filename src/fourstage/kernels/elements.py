@@ -127,7 +127,16 @@ def logprobs(
         hidden: [n, width]. weight: [vocab, width]. targets: [n] int64.
         chunk: cells whose logits exist at a time.
         keep: whether the backward pass finds the logits of all chunks kept, or makes them again.
+
+    Raises:
+        IndexError: a target is outside the vocabulary.
     """
+    if len(targets):
+        lowest, highest = (int(target) for target in targets.aminmax())
+        if lowest < 0 or highest >= len(weight):
+            outside = lowest if lowest < 0 else highest
+            raise IndexError(f"target {outside} is outside the vocabulary of {len(weight)}")
+    keep = keep and torch.is_grad_enabled()
     return _LogProbs.apply(hidden.contiguous(), weight, targets.contiguous(), chunk, keep)
 
 
@@ -163,14 +172,17 @@ class _LogProbs(torch.autograd.Function):
         kept, ctx.kept = ctx.kept, None
         if kept is None:
             raise RuntimeError("the logits were used up by an earlier backward pass")
-        d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        d_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         for number, start in enumerate(range(0, len(targets), ctx.chunk)):
             cells = slice(start, start + ctx.chunk)
             logits = kept[number] if kept else hidden[cells] @ weight.t()
             told = (logits, *(x[cells] for x in given), logits.shape[1])
             _over_rows("logprobs_backward", logits.shape[0], logits.numel(), *told)
-            torch.mm(logits, weight, out=d_hidden[cells])
-            d_weight.addmm_(logits.t(), hidden[cells])
+            if d_hidden is not None:
+                torch.mm(logits, weight, out=d_hidden[cells])
+            if d_weight is not None:
+                d_weight.addmm_(logits.t(), hidden[cells])
             if kept:
                 kept[number] = None
             del logits, told

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -65,10 +66,11 @@ class Replicas:
         """
         modules = self.modules[: len(items)]
         workers = self._workers[: len(items) - 1]
+        before = torch.get_num_threads()
+        # Before a copy begins: MKL has one number for all threads.
+        torch.set_num_threads(self.threads)
         for worker, module, item in zip(workers, modules[1:], items[1:], strict=True):
             worker.start(lambda module=module, item=item: work(module, item))
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
         try:
             first = work(modules[0], items[0])
         finally:
@@ -99,16 +101,18 @@ class Replicas:
 
 
 class _Worker(Generic[Result]):
-    """A thread that does one piece of work at a time."""
+    """A thread that does one piece of work at a time; it ends when this object is let go of."""
 
     def __init__(self, threads: int):
-        self._asked: queue.SimpleQueue[Callable[[], Result]] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[Callable[[], Result] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[Result | None, BaseException | None]] = (
             queue.SimpleQueue()
         )
         before = torch.get_num_threads()
         ready = threading.Event()
-        threading.Thread(target=self._run, args=(threads, ready), daemon=True).start()
+        given = (self._asked, self._done, threads, ready)
+        threading.Thread(target=_serve, args=given, daemon=True).start()
+        weakref.finalize(self, self._asked.put, None)
         # MKL has one number for all threads, which the new one has just set.
         ready.wait()
         torch.set_num_threads(before)
@@ -119,12 +123,17 @@ class _Worker(Generic[Result]):
     def wait(self) -> tuple[Result | None, BaseException | None]:
         return self._done.get()
 
-    def _run(self, threads: int, ready: threading.Event) -> None:
-        torch.set_num_threads(threads)
-        ready.set()
-        while True:
-            work = self._asked.get()
-            try:
-                self._done.put((work(), None))
-            except BaseException as error:
-                self._done.put((None, error))
+
+def _serve(
+    asked: queue.SimpleQueue, done: queue.SimpleQueue, threads: int, ready: threading.Event
+) -> None:
+    """Does what is asked, until None is."""
+    torch.set_num_threads(threads)
+    ready.set()
+    while (work := asked.get()) is not None:
+        try:
+            done.put((work(), None))
+        except BaseException as error:
+            done.put((None, error))
+        # What it holds of a model and a batch is not to wait for the next piece.
+        del work

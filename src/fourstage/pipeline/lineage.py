@@ -13,8 +13,8 @@ from typing import Any
 from fourstage import __version__
 from fourstage.errors import InputError
 from fourstage.files import read_json, sha256_file, sha256_json, write_json
-from fourstage.planning import Derived
-from fourstage.planning.parent import POSITIONS
+from fourstage.planning import Derived, model_config, parent_folder
+from fourstage.planning.parent import POSITIONS, at_positions
 from fourstage.recipe import Recipe
 
 NAME = "run.json"
@@ -35,6 +35,9 @@ _WITHOUT_EFFECT = frozenset(
         "reward_model",
     }
 )
+# Fields that count where they say something: without them a stage is what it is where they are not
+# known, and has the same hash.
+_UNSAID = frozenset({"adapter", "freeze"})
 _MODEL_FILES = (
     "config.json",
     "adapter_config.json",
@@ -67,16 +70,29 @@ def outside_models(stage: str, recipe: Recipe) -> dict[str, Path]:
 def section_hash(recipe: Recipe, stage: str) -> str:
     """Hash of what the resolved recipe says of a stage."""
     section = recipe.to_dict()[stage]
-    told = {key: value for key, value in section.items() if key not in _WITHOUT_EFFECT}
+    told = {
+        key: value
+        for key, value in section.items()
+        if key not in _WITHOUT_EFFECT and not (key in _UNSAID and value is None)
+    }
     if stage == "pretrain":
         told["model"] = {k: v for k, v in recipe.to_dict()["model"].items() if k != "params"}
-    elif recipe.stage(stage).source_model is not None:
-        # What a model from outside becomes at the start.
-        told["positions"] = {k: recipe.to_dict()["model"][k] for k in POSITIONS}
+    elif (source := recipe.stage(stage).source_model) is not None:
+        told |= _moved(recipe, Path(source))
     if stage == "reward":
         # The unit of the reward is that of responses drawn as reinforcement learning draws them.
         told["rl.temperature"] = recipe.rl.temperature
     return sha256_json(told)
+
+
+def _moved(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """The positions that a model from outside gets at the start; nothing where it keeps its own."""
+    from fourstage.interchange import load_config
+
+    theirs = load_config(folder)
+    ours = at_positions(theirs, model_config(recipe), folder == parent_folder(recipe))
+    told = ours.to_json()
+    return {} if ours is theirs else {"positions": {name: told[name] for name in POSITIONS}}
 
 
 def model_hash(folder: Path) -> str:
@@ -132,12 +148,15 @@ class Lineage:
             raise InputError(f"{self.path} was written by a later version: update fourstage")
         return content
 
-    def describe(self, recipe: Recipe, device: str, derived: Iterable[Derived]) -> None:
+    def describe(
+        self, recipe: Recipe, device: str, processes: int, derived: Iterable[Derived]
+    ) -> None:
         """Records what holds for the whole run."""
         self.content |= {
             "name": recipe.name,
             "seed": recipe.seed,
             "device": device,
+            "processes": processes,
             "threads": _threads(),
             "versions": versions(),
             "derived": [{"key": d.key, "value": d.value, "rule": d.rule} for d in derived],

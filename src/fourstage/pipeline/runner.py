@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from fourstage import precision
+from fourstage import kernels, precision
 from fourstage.devices import memory_of
 from fourstage.errors import FourstageError, InputError, Interrupted
 from fourstage.files import explained, read_json, write_json, write_text
@@ -161,9 +161,10 @@ class Runner:
 
     def _keep_threads(self) -> None:
         """Goes on with the threads the run began with: sums in other parts round differently."""
-        threads = self.lineage.content.get("threads")
-        if threads and self.lineage.content.get("device") == self.group.device.type == "cpu":
-            torch.set_num_threads(int(threads))
+        known, group = self.lineage.content, self.group
+        same = known.get("processes", group.world_size) == group.world_size
+        if same and known.get("threads") and known.get("device") == group.device.type == "cpu":
+            torch.set_num_threads(int(known["threads"]))
 
     def _require_ancestors(self, stages: list[str], decisions: dict[str, Decision]) -> None:
         for stage in stages:
@@ -278,6 +279,8 @@ class Runner:
         with self._stage_clock(stage) as clock:
             if not self.datasets.can_prepare(stage):
                 chat_model = self._parents(stage)["from"]
+                # As in a process that begins here, whatever the stage before computed with.
+                kernels.use(self.recipe.compute.kernels == "auto")
                 self._by_one(partial(self.datasets.prepare, stage, chat_model))
             recipe = self.resolved(stage)
             self._describe(recipe)
@@ -384,7 +387,8 @@ class Runner:
             if item.key not in told:
                 self.say(f"  {item}")
         self._write_recipe(recipe)
-        self.lineage.describe(recipe, self.group.device.type, self.derived)
+        device, processes = self.group.device.type, self.group.world_size
+        self.lineage.describe(recipe, device, processes, self.derived)
 
     def _write_recipe(self, recipe: Recipe) -> None:
         """Writes the recipe, each stage's section as it was resolved for that stage."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from fourstage.model.config import ModelConfig
 from fourstage.planning.memory import Step, step_memory
+from fourstage.planning.steps import frozen_models
 from fourstage.planning.trained import narrowed
 from fourstage.recipe import Recipe
 
@@ -35,7 +36,7 @@ def _needs(recipe: Recipe, config: ModelConfig, stage: str, device: str) -> floa
         recompute="off" if recipe.compute.recompute == "off" else "block",
         optimiser=section.optimiser,
         models=2 if ppo else 1,
-        frozen_models=2 if stage == "rl" else 0,
+        frozen_models=frozen_models(recipe, stage),
         average=section.ema > 0,
     )
     return step_memory(config, config.context, narrowed(step, config, section)).total

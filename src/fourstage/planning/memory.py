@@ -107,6 +107,8 @@ class Step:
         weight_bytes: of all that is held for a weight of the model: less than 4 where frozen ones
             are held in fewer bits.
         has_adapter: whether frozen matrices are computed with one by one, each beside its adapter.
+        quantised_share: share of the weights that is held in codes: a product makes its matrix of
+            them and lets it go.
     """
 
     device: str = "cpu"
@@ -126,6 +128,7 @@ class Step:
     average: bool = False
     weight_bytes: float = FP32
     has_adapter: bool = False
+    quantised_share: float = 0.0
 
     @property
     def width(self) -> int:
@@ -170,7 +173,11 @@ def step_memory(
 def state_bytes(config: ModelConfig, step: Step) -> float:
     """Bytes of the optimiser's state for one model."""
     share = step.trained_share * _parameters(config, step) / config.parameters()
-    return share * optimiser_bytes(config, step.optimiser) / step.shards
+    every = optimiser_bytes(config, step.optimiser)
+    if step.has_adapter:  # matrices, which Muon leaves to AdamW
+        each = _EIGHT_BIT if step.optimiser == "adamw8bit" else _ADAMW
+        every = each * config.parameters()
+    return share * every / step.shards
 
 
 def _logits(config: ModelConfig, trained_cells: float, step: Step) -> tuple[float, float]:
@@ -249,7 +256,8 @@ def _weights(config: ModelConfig, step: Step) -> float:
         inside = config.non_embedding_parameters() / step.tensor
         gathered = min(1.0, 2 / config.layers) * inside + params - inside
         return own + step.width * min(params, gathered)
-    return own + (BF16 * params if step.device == "cuda" else 0)
+    copied = params * (1 - step.quantised_share)
+    return own + (BF16 * copied if step.device == "cuda" else 0)
 
 
 def _gradients(config: ModelConfig, step: Step) -> tuple[float, float]:

@@ -96,6 +96,26 @@ def with_parent(
     return values, derived
 
 
+def at_positions(theirs: ModelConfig, ours: ModelConfig, is_parent: bool) -> ModelConfig:
+    """The shape of a model from outside in a run of the shape `ours`, with a position a cell.
+
+    A longer context is kept. `theirs` itself where its config.json says the same of both.
+
+    Args:
+        is_parent: whether `ours` was derived from this model, so that its angles become those.
+    """
+    from fourstage.interchange.families.rope import as_saved
+
+    angles = ours if is_parent else theirs
+    after = dataclasses.replace(
+        theirs,
+        context=max(theirs.context, ours.context),
+        rope_theta=angles.rope_theta,
+        rope_scaling=angles.rope_scaling,
+    )
+    return theirs if as_saved(after) == as_saved(theirs) else after
+
+
 def _stretch(values: dict[str, Any], parent: ModelConfig) -> dict[str, Any]:
     """What a scaling asked for leaves out: the context it starts from, and the factor to ours."""
     scaling = values["rope_scaling"]

@@ -217,7 +217,7 @@ class _Planner:
             other_flops=training.flops(config) - flops + measuring.flops(config),
             memory_bytes=self._memory(stage, training),
             preparing=self._preparing(stage),
-            training=seconds + self._checkpoints(stage, seconds),
+            training=seconds + self._checkpoints(stage, training, seconds),
             measuring=self._seconds(measuring),
         )
 
@@ -310,11 +310,13 @@ class _Planner:
         counted = min(self._text_bytes(), _MOST_VOCABULARY_BYTES)
         return _START_SECONDS + counted / _VOCABULARY_BYTES
 
-    def _checkpoints(self, stage: str, seconds: float) -> float:
-        """Seconds of writing checkpoints: every so many steps, by the clock, and the best."""
+    def _checkpoints(self, stage: str, work: Work, seconds: float) -> float:
+        """Seconds of writing checkpoints of what is trained: every so many steps, by the clock, and
+        the best."""
         section, rl = self.recipe.stage(stage), self.recipe.rl
         models = 2 if stage == "rl" and rl.algorithm == "ppo" else 1
-        one = models * _CHECKPOINT_BYTES * self.config.parameters() / _DISK_BYTES
+        trained = models * work.trained_share * self.config.parameters()
+        one = _CHECKPOINT_BYTES * trained / _DISK_BYTES
         steps = section.steps or 0
         times = 1.0 + sum(
             math.ceil(steps / every)

@@ -86,8 +86,10 @@ CHINCHILLA: Points = (
     (1e12, 21.2e12),
 )
 
-# parameters -> peak learning rate. The GPT-3 points, and 3e-3 at 1M, which small CPU runs like.
+# parameters -> peak learning rate. The GPT-3 points, and below them what sweeps of whole runs on the
+# embedded world were best at (docs/results.md).
 LEARNING_RATE: Points = (
+    (0.2e6, 8e-3),
     (1e6, 3e-3),
     *((run.params, run.learning_rate) for run in RUNS if run.model.startswith("GPT-3")),
 )

@@ -94,8 +94,8 @@ def batch_tokens(params: float, tokens: float | None = None) -> Ruled:
 
 
 def learning_rate(params: float) -> Ruled:
-    """Peak rate of pretraining: falls with size through the GPT-3 points, 3e-3 at 1M parameters."""
-    rate = min(5e-3, through(published.LEARNING_RATE, params))
+    """Peak rate of pretraining: 8e-3 at 0.2M parameters, 3e-3 at 1M, then the GPT-3 points."""
+    rate = min(8e-3, through(published.LEARNING_RATE, params))
     return Ruled(
         two_digits(rate), "falls with size: 3e-3 at 1M parameters, through GPT-3's table 2.1 above"
     )

@@ -20,13 +20,9 @@ _MOST_TOKENS = 2**17
 
 
 def stage_step(config: ModelConfig, recipe: Recipe, stage: str, facts: DataFacts) -> Step:
-    """The step of a stage, with blocks computed again only where the recipe says so.
-
-    A policy with an adapter is its own reference.
-    """
+    """The step of a stage, with blocks computed again only where the recipe says so."""
     section, asked, compute = recipe.stage(stage), recipe.parallel, recipe.compute
     ppo = stage == "rl" and recipe.rl.algorithm == "ppo"
-    frozen_models = (1 if section.adapter is not None else 2) if stage == "rl" else 0
     device = facts.device if recipe.device == "auto" else recipe.device
     step = Step(
         device=device,
@@ -39,11 +35,18 @@ def stage_step(config: ModelConfig, recipe: Recipe, stage: str, facts: DataFacts
         optimiser=section.optimiser or "adamw",
         recompute="block" if compute.recompute == "block" else "off",
         models=2 if ppo else 1,
-        frozen_models=frozen_models,
+        frozen_models=frozen_models(recipe, stage),
         scores=stage == "reward",
         average=section.ema > 0,
     )
     return narrowed(step, config, section)
+
+
+def frozen_models(recipe: Recipe, stage: str) -> int:
+    """Models that a stage only reads: reward model and reference, which an adapter's policy is."""
+    if stage != "rl":
+        return 0
+    return 2 if recipe.rl.adapter is None else 1
 
 
 def _workers(recipe: Recipe, device: str) -> int:

@@ -43,15 +43,17 @@ def _with_adapter(step: Step, model: Transformer, adapter: Adapter) -> Step:
     from fourstage.adapters.adapting import layers_to_adapt
     from fourstage.adapters.quantised import bytes_of
 
-    trained, saved = 0, 0
+    trained, saved, quantised = 0, 0, 0
     for layer in layers_to_adapt(model, adapter).values():
         rows, columns = layer.weight.shape
         trained += adapter.rank * (rows + columns) + (rows if adapter.kind == "dora" else 0)
         saved += bytes_of(rows, columns, "full") - bytes_of(rows, columns, adapter.base)
+        quantised += rows * columns if adapter.base != "full" else 0
     every = model.config.parameters()
     return replace(
         step,
         trained_share=trained / every,
         weight_bytes=FP32 + (FP32 * trained - saved) / every,
         has_adapter=True,
+        quantised_share=quantised / every,
     )

@@ -7,7 +7,9 @@ names; the language head, embeddings, norms, attention's inner product and exper
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Generator
 from typing import Any
 
 from torch import nn
@@ -77,3 +79,13 @@ def restore(module: nn.Module) -> None:
                 )
                 plain.weight, plain.bias = layer.weight, layer.bias
                 setattr(parent, name, plain.train(layer.training))
+
+
+@contextlib.contextmanager
+def as_plain(module: nn.Module) -> Generator[None]:
+    """Within, its converted layers are plain: no cell is rounded by what is beside it."""
+    restore(module)
+    try:
+        yield
+    finally:
+        convert(module)

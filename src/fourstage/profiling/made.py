@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fourstage.adapters.adapting import base_of, narrow
 from fourstage.data.batch import Batch, Example
 from fourstage.data.sources import DocumentSource, ExampleSource, PairSource
 from fourstage.data.store import Store, write_store
@@ -27,6 +28,7 @@ from fourstage.planning.facts import row_tokens
 from fourstage.profiling.stopwatch import Stopwatch
 from fourstage.randomness import numpy_generator
 from fourstage.recipe import RL, Recipe
+from fourstage.stages.models import frozen
 from fourstage.stages.rl import objective_of
 from fourstage.stages.rollouts import Players, RolloutSource
 from fourstage.tasks import Task
@@ -42,7 +44,8 @@ class Made:
     """What a trainer is given.
 
     Attributes:
-        frozen: models that are only read. group: steps after which their costs repeat.
+        frozen: models that are only read, in memory of their own.
+        group: steps after which costs of a step repeat.
         settings: what the stage tells the trainer beside its section.
     """
 
@@ -76,11 +79,14 @@ def made(
     if stage == "rl":
         return _rl(recipe, model, watch)
     if stage == "reward":
+        model = model.with_scalar_head(seed)
+    narrow([model], section, seed)
+    if stage == "reward":
         pairs = section.pairs_per_step
         examples = _pairs(config, rows.compared, _BATCHES * pairs)
         store = write_store(folder / "rows", examples, vocab_size=config.vocab_size)
         objective = BradleyTerry(section.centring)
-        return Made(model.with_scalar_head(seed), objective, PairSource(store, pairs, seed))
+        return Made(model, objective, PairSource(store, pairs, seed))
     cells = min(_MOST_CELLS, _BATCHES * section.batch_tokens)
     if stage == "sft":
         share = rows.response / (rows.prompt + rows.response)
@@ -128,18 +134,21 @@ def _length(random: np.random.Generator, mean: float, most: int) -> int:
 def _rl(recipe: Recipe, policy: Transformer, watch: Stopwatch) -> Made:
     section = recipe.rl
     critic = policy.with_scalar_head(recipe.seed) if section.algorithm == "ppo" else None
-    reference = Transformer(policy.config).initialise(recipe.seed).to(policy.cos.device).eval()
-    judge = policy.with_scalar_head(recipe.seed).eval()
-    players = Players(
-        ActorCritic(policy, critic), reference.requires_grad_(False), judge.requires_grad_(False)
-    )
+    judge = frozen(policy.with_scalar_head(recipe.seed))
+    narrow([policy, *([critic] if critic else [])], section, recipe.seed)
+    is_shared = section.adapter is not None
+    if is_shared:
+        reference = base_of(policy)
+    else:
+        reference = Transformer(policy.config).initialise(recipe.seed).to(policy.cos.device)
+    players = Players(ActorCritic(policy, critic), frozen(reference), judge)
     source = MadeRollouts(players, recipe, watch)
     factor = (section.critic_learning_rate or 1.0) / (section.learning_rate or 1.0)
     return Made(
         players.trained,
         objective_of(section),
         source,
-        (reference, judge),
+        (judge,) if is_shared else (reference, judge),
         source.updates,
         {"rate_multipliers": {"critic.": factor}},
     )

@@ -17,6 +17,7 @@ from fourstage.data.batch import Batch
 from fourstage.model.config import ModelConfig
 from fourstage.parallel.group import Group
 from fourstage.planning.memory import Memory, Step, step_memory
+from fourstage.planning.trained import narrowed
 from fourstage.profiling.instruments import (
     PARTS,
     WAITED,
@@ -227,4 +228,5 @@ class Measuring:
             average=section.ema > 0,
         )
         trained = micro.cells if in_reward else int((micro.streams["loss_weights"] != 0).sum())
+        step = narrowed(step, self.config, section)
         return step_memory(self.config, micro.cells, step, trained)

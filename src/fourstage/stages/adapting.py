@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fourstage.adapters.adapting import adapt, adapted_layers, freeze, merge
+from fourstage.adapters import adapting
+from fourstage.adapters.adapting import adapted_layers, merge
 from fourstage.interchange import load_config, peft
 from fourstage.model.transformer import Transformer
 from fourstage.stages.context import StageContext
@@ -16,19 +17,14 @@ _CHANGED = ("vocab_size", "context", "rope_theta", "rope_scaling")
 
 
 def narrow(context: StageContext, *models: Transformer) -> None:
-    """Freezes what the stage does not train and puts adapters into its models, in place.
+    """As `adapters.adapting.narrow`, and says what has no adapter.
 
     Raises:
         InputError: a pattern of `freeze` or a target of the adapter fits nothing.
     """
-    section = context.section
-    freeze(models, section.freeze or ())
-    if section.adapter is None:
-        return
-    for model in models:
-        adapt(model, section.adapter, context.seed)
-        if model.config.experts:
-            context.say(f"{context.stage}: experts have no adapters and stay as they are")
+    adapting.narrow(models, context.section, context.seed)
+    if context.section.adapter is not None and any(model.config.experts for model in models):
+        context.say(f"{context.stage}: experts have no adapters and stay as they are")
 
 
 def widen(context: StageContext, model: Transformer) -> str:

@@ -19,6 +19,7 @@ from fourstage.parallel.replicas import one_a_core
 from fourstage.training.fitting import Measured
 
 if TYPE_CHECKING:
+    from fourstage.parallel.group import Group
     from fourstage.recipe.schema import Compute
 
 # The gradients of all workers may take this share of the memory that is free.
@@ -35,7 +36,7 @@ def settle_kernels(
     if device.type != "cpu":
         return
     asked = compute.kernels
-    began = _noted(measured, "kernels", asked)
+    began = _noted(measured, "kernels", asked=asked)
     kernels.use(asked == "auto" and began is not False)
     if asked == "auto" and library.why_not() and began is not False:
         ending = "from here on the last digits differ" if began else "training is slower"
@@ -52,7 +53,7 @@ def settle_precision(
     Raises:
         MachineError: the device does not have it.
     """
-    asked, began = compute.precision, _noted(measured, "precision", compute.precision)
+    asked, began = compute.precision, _noted(measured, "precision", asked=compute.precision)
     taken = precision.resolve(asked, device)
     precision.use(taken)
     if began not in (None, taken):
@@ -63,22 +64,26 @@ def settle_precision(
 
 
 def settle_workers(
-    compute: Compute, device: torch.device, measured: Measured, parameters: int
+    compute: Compute, device: torch.device, measured: Measured, parameters: int, group: Group
 ) -> int:
-    """Copies of a model of so many trained parameters that share out a step, one for each core."""
+    """Copies of a model of so many trained parameters that share out a step, one for each core.
+
+    Each of several processes has as many; another number of them begins anew.
+    """
     if device.type != "cpu":
         return 1
-    workers = _noted(measured, "workers", compute.workers)
+    holds_for = {"asked": compute.workers, "processes": group.world_size}
+    workers = _noted(measured, "workers", **holds_for)
     if workers is None:
-        workers = compute.workers or _one_a_core(device, parameters)
-        measured.note(workers={"asked": compute.workers, "taken": workers})
+        workers = compute.workers or int(group.lowest(_one_a_core(device, parameters)))
+        measured.note(workers={**holds_for, "taken": workers})
     return workers
 
 
-def _noted(measured: Measured, what: str, asked: Any) -> Any:
+def _noted(measured: Measured, what: str, **holds_for: Any) -> Any:
     """What the stage began with; None where it begins now, or something else is asked for."""
     found = measured.found.get(what, {})
-    return found["taken"] if found.get("asked", measured) == asked else None
+    return found["taken"] if holds_for.items() <= found.items() else None
 
 
 def _one_a_core(device: torch.device, parameters: int) -> int:

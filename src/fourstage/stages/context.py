@@ -86,7 +86,9 @@ class StageContext:
         }
         if "workers" not in others:
             trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-            given["workers"] = settle_workers(compute, self.device, self.measured, trained)
+            given["workers"] = settle_workers(
+                compute, self.device, self.measured, trained, self.group
+            )
         given["width_ratio"] = self.recipe.model.width_ratio
         together: dict[str, Any] = {**given, "seed": self.seed, **others}
         return TrainSettings(**together)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +15,9 @@ from fourstage.interchange import (
     with_tokenizer,
     with_vocabulary,
 )
-from fourstage.interchange.families.rope import as_saved
 from fourstage.model.transformer import Transformer
 from fourstage.planning import model_config, parent_folder
+from fourstage.planning.parent import at_positions
 from fourstage.reporting.numbers import parameters
 from fourstage.stages.adapting import widen
 from fourstage.stages.context import StageContext
@@ -143,14 +142,11 @@ def at_context(model: Transformer, folder: Path, context: StageContext) -> Trans
     Raises:
         InputError: the context is longer than positions that were learned.
     """
-    told, before = model_config(context.recipe), model.config
-    positions = told if folder == parent_folder(context.recipe) else before
-    theta, scaling = positions.rope_theta, positions.rope_scaling
-    longest = max(before.context, told.context)
-    after = replace(before, context=longest, rope_theta=theta, rope_scaling=scaling)
-    if as_saved(after) == as_saved(before):
+    ours, is_parent = model_config(context.recipe), folder == parent_folder(context.recipe)
+    after = at_positions(model.config, ours, is_parent)
+    if after is model.config:
         return model
-    return model.with_context(longest, scaling, theta)
+    return model.with_context(after.context, after.rope_scaling, after.rope_theta)
 
 
 def _positions(model: Transformer) -> str:

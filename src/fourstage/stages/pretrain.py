@@ -59,8 +59,10 @@ def run(context: StageContext) -> dict[str, Any]:
     numbers = context.measure(
         "documents", lambda: bits_per_byte(model, context.tokenizer, documents)
     )
-    kept = context.measure("replay", lambda: _bits(model, context, {"replay": earlier}))
-    numbers.update(before).update(kept)
+    numbers.update(before)
+    if earlier:
+        kept = {"replay": earlier}
+        numbers.update(context.measure("replay", lambda: _bits(model, context, kept)))
     save(context, model, numbers)
     return results(context, numbers, trained) | ({"mixture": mixture} if mixture else {})
 

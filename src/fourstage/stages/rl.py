@@ -34,6 +34,7 @@ from fourstage.objectives.grpo import GRPO
 from fourstage.objectives.logprobs import logprobs
 from fourstage.objectives.objective import Objective
 from fourstage.objectives.ppo import PPO
+from fourstage.precision import product_dtype, trains_in_fp8
 from fourstage.recipe import RL
 from fourstage.stages.adapting import narrow
 from fourstage.stages.context import StageContext
@@ -55,8 +56,10 @@ from fourstage.training.guards import GuardFailed, first_ratio_is_one
 
 # Prompts and responses to each that diversity is measured on.
 _DIVERSITY_PROMPTS, _DIVERSITY_RESPONSES = 64, 4
-# bf16 products depend on their shapes, and rollouts are computed in other portions than updates.
-_RATIO_TOLERANCE = {"cpu": 1e-5, "mps": 1e-4, "cuda": 0.1}
+# By device, of fp32 products; and of those that are rounded, which depend on what is beside them:
+# rollouts are computed in other portions than updates.
+_RATIO_TOLERANCE = {"cpu": 1e-5, "mps": 1e-4}
+_RATIO_TOLERANCE_BF16, _RATIO_TOLERANCE_FP8 = 0.1, 1.0
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,12 @@ def _guards(context: StageContext) -> list:
         assert isinstance(module, ActorCritic)
         return logprobs(module.policy, batch, context.section.temperature)
 
-    tolerance = _RATIO_TOLERANCE.get(context.device.type, 1e-5)
+    if trains_in_fp8():
+        tolerance = _RATIO_TOLERANCE_FP8
+    elif product_dtype(context.device) is not None:
+        tolerance = _RATIO_TOLERANCE_BF16
+    else:
+        tolerance = _RATIO_TOLERANCE.get(context.device.type, _RATIO_TOLERANCE_BF16)
     return [trains_responses, first_ratio_is_one(policy_logprobs, tolerance)]
 
 

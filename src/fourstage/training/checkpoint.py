@@ -14,6 +14,7 @@ is written aside, flushed and renamed; the first process does that last. Nothing
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import os
 import re
@@ -119,7 +120,8 @@ class Checkpoints:
         self.wait()
         tensors, boxes = own_parts(snapshot.tensors, self.placement)
         numbers, held = separate(snapshot.source)
-        state = {"step": snapshot.step, "state": snapshot.state, "source": numbers}
+        counted = copy.deepcopy(snapshot.state)
+        state = {"step": snapshot.step, "state": counted, "source": numbers}
         if self._writers.writes:
             tensors["source"] = held
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from fourstage.adapters.adapting import trained_share
 from fourstage.model.transformer import Transformer
 
 
@@ -34,12 +35,6 @@ class TrainingCost:
             (2 + share) * m.config.forward_flops_per_token(context, head=m.head == "language")
             for m, share in zip(self._transformers, self._shares, strict=True)
         )
-
-
-def trained_share(module: nn.Module) -> float:
-    """Share of a module's parameters that are trained."""
-    every = [(p.numel(), p.requires_grad) for p in module.parameters()]
-    return sum(n for n, trained in every if trained) / max(1, sum(n for n, _ in every))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fourstage import kernels
+from fourstage.adapters.adapting import adapted_layers, quantised_share, trained_share
 from fourstage.data.batch import Batch
 from fourstage.errors import MachineError
 from fourstage.memory import free_bytes, is_out_of_memory, let_go
@@ -23,7 +24,6 @@ from fourstage.parallel.group import Group
 from fourstage.planning.memory import Step, own_weights, state_bytes, step_memory
 from fourstage.training.choices import Choice, choices, filled, longest
 from fourstage.training.compiling import Compilation
-from fourstage.training.cost import trained_share
 from fourstage.training.update import Outcome, Update
 
 # A CPU's micro-batch is not tried where the estimate is below this share of what may be taken: an
@@ -71,16 +71,21 @@ class Fitting:
         self.update, self.group, self.stage = update, group, stage
         self.measured, self.say, self.most_cells = measured, say, most_cells
         copies = update.passes.replicas
+        computing = copies.modules if copies else [update.module]
         self.compilation = Compilation(
             update.settings.compile,
-            copies.modules if copies else [update.module],
+            computing,
             update.device,
             group,
             stage,
             measured,
             say,
         )
-        self._models = [part for part in update.module.modules() if isinstance(part, Transformer)]
+        self._models, *others = [
+            [part for part in module.modules() if isinstance(part, Transformer)]
+            for module in computing
+        ]
+        self._copies = [model for models in others for model in models]
         self._settings = settings = update.settings
         sizes = update.placement.mesh.sizes
         self._step = Step(
@@ -94,6 +99,8 @@ class Fitting:
             optimiser=settings.optimiser,
             average=settings.ema > 0,
             trained_share=trained_share(update.module),
+            has_adapter=bool(adapted_layers(update.module)),
+            quantised_share=quantised_share(update.module),
         )
         self._is_settled = False
         self._most = settings.micro_batch_tokens or 0
@@ -107,8 +114,8 @@ class Fitting:
         """
         settings, whole = self._settings, longest(batch)
         self.compilation.settle(lambda: self._run(filled(batch, whole), []))
-        if self.compilation.is_on:
-            self._clear()
+        # Of a trial that failed half-way too.
+        self._clear()
         self._most = max(settings.micro_batch_tokens or batch.cells, whole)
         self._left = choices(self._most, whole, settings.recompute)
         noted = self._noted()
@@ -207,7 +214,7 @@ class Fitting:
         self._choice, asked = choice, self._settings.micro_batch_tokens
         size = asked if choice.micro_batch_tokens >= self._most else choice.micro_batch_tokens
         self.update.settings = replace(self._settings, micro_batch_tokens=size)
-        for model in self._models:
+        for model in (*self._models, *self._copies):
             model.recompute = "none" if choice.recompute == "off" else choice.recompute
 
     def _next(self, why: str, batch: Batch) -> None:

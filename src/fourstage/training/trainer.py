@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -198,8 +198,12 @@ class Trainer:
         """Guards and samples before the first update."""
         with self.placement.whole() as module:
             weights_are_finite(module)
-            for guard in self.guards:
-                guard(module, self.objective, batch)
+            # They compute the same twice: nothing may be dropped out, or rounded otherwise.
+            module.eval()
+            with float8.as_plain(module) if trains_in_fp8() else nullcontext():
+                for guard in self.guards:
+                    guard(module, self.objective, batch)
+            module.train()
         if self.settings.sample_every:
             self._write_samples()
 

@@ -120,7 +120,8 @@ def _sum(weight: Tensor, parts: Mapping[str, Tensor], config: Mapping[str, Any])
     weight = torch.addmm(weight, parts["lora_B"], parts["lora_A"], alpha=scale)
     if "lora_magnitude_vector" not in parts:
         return weight
-    lengths = torch.linalg.vector_norm(weight, dim=1)
+    # Above zero: a row of zeros stays one.
+    lengths = torch.linalg.vector_norm(weight, dim=1).clamp(min=torch.finfo(weight.dtype).tiny)
     return weight * (parts["lora_magnitude_vector"].flatten() / lengths)[:, None]
 
 

@@ -86,7 +86,7 @@ def _config(
 ) -> dict[str, Any]:
     """What `peft.LoraConfig` reads."""
     scores = model.head == "scalar"
-    alpha = settings.scale * settings.rank ** (0.5 if settings.kind == "rslora" else 1.0)
+    alpha = settings.alpha or settings.usual_alpha
     return {
         "peft_type": "LORA",
         "task_type": "SEQ_CLS" if scores else "CAUSAL_LM",
