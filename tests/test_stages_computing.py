@@ -95,6 +95,8 @@ def test_processes_have_as_many_workers_as_the_one_with_least_room_and_others_be
     measured, two = Measured(), _Two(0, 2)
     assert settle_workers(Compute(), CPU, measured, 1000, two) == 3
     assert settle_workers(Compute(), CPU, measured, 1000, Group()) == 8
+    earlier = Measured({"workers": {"asked": None, "taken": 5}})
+    assert settle_workers(Compute(), CPU, earlier, 1000, Group()) == 5
 
 
 @pytest.mark.parametrize("processes", [1, 4])

@@ -86,8 +86,8 @@ CHINCHILLA: Points = (
     (1e12, 21.2e12),
 )
 
-# parameters -> peak learning rate. The GPT-3 points, and below them what sweeps of whole runs on the
-# embedded world were best at (docs/results.md).
+# parameters -> peak learning rate. The GPT-3 points, and below them what sweeps of whole runs on
+# the embedded world were best at (docs/results.md).
 LEARNING_RATE: Points = (
     (0.2e6, 8e-3),
     (1e6, 3e-3),

@@ -82,8 +82,11 @@ def settle_workers(
 
 def _noted(measured: Measured, what: str, **holds_for: Any) -> Any:
     """What the stage began with; None where it begins now, or something else is asked for."""
-    found = measured.found.get(what, {})
-    return found["taken"] if holds_for.items() <= found.items() else None
+    found = measured.found.get(what)
+    # Earlier versions noted less.
+    if not found or any(found.get(key, value) != value for key, value in holds_for.items()):
+        return None
+    return found["taken"]
 
 
 def _one_a_core(device: torch.device, parameters: int) -> int:
