@@ -220,6 +220,21 @@ def test_kernels_are_for_plain_float32_on_a_cpu():
         kernels.use(True)
 
 
+def test_a_damaged_library_is_compiled_anew(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = library._compiled()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1000])
+    library.load.cache_clear()
+    try:
+        assert library.load() is not None
+        assert path.read_bytes()[:1000] == whole[:1000]
+        assert path.stat().st_size == len(whole)
+    finally:
+        monkeypatch.undo()
+        library.load.cache_clear()
+
+
 def test_without_a_compiler_there_are_no_kernels(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(shutil, "which", lambda name: None)

@@ -41,10 +41,19 @@ def load() -> ctypes.CDLL | None:
     """The compiled kernels; None where they cannot be had (`why_not` says why)."""
     global _reason
     try:
-        return ctypes.CDLL(str(_compiled()))
+        return _opened(_compiled())
     except (OSError, subprocess.SubprocessError, _Unavailable) as error:
         _reason = str(error)
         return None
+
+
+def _opened(path: Path) -> ctypes.CDLL:
+    """The library; made anew where the kept one is damaged, as a power cut leaves it."""
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError:
+        path.unlink(missing_ok=True)
+        return ctypes.CDLL(str(_compiled()))
 
 
 def function(name: str, arguments: Sequence[Any], result: Any = None) -> Any:

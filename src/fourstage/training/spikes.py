@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 # The median distance from the median is this share of a normal distribution's deviation.
 _MEDIAN_DISTANCE = 0.6745
-# The least deviation: 1% of the usual loss, 10% of the usual norm. A window of nearly equal values
-# (a constant loss, a tiny data set) would otherwise make a spike of any change.
-_LEAST_LOSS, _LEAST_LOG_NORM = 0.01, 0.1
+# The least deviation: 1% of the usual loss, a quarter of the logarithm of a norm, which has heavy
+# tails in small batches. A window of nearly equal values would otherwise make a spike of any change.
+_LEAST_LOSS, _LEAST_LOG_NORM = 0.01, 0.25
 
 
 @dataclass(frozen=True)
