@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fourstage.files import user_cache
+from fourstage.files import sha256_file, user_cache
 
 _SOURCES = ("attention.c", "elements.c")
 _HEADERS = ("lanes.h", "product.h")
@@ -41,19 +41,10 @@ def load() -> ctypes.CDLL | None:
     """The compiled kernels; None where they cannot be had (`why_not` says why)."""
     global _reason
     try:
-        return _opened(_compiled())
+        return ctypes.CDLL(str(_compiled()))
     except (OSError, subprocess.SubprocessError, _Unavailable) as error:
         _reason = str(error)
         return None
-
-
-def _opened(path: Path) -> ctypes.CDLL:
-    """The library; made anew where the kept one is damaged, as a power cut leaves it."""
-    try:
-        return ctypes.CDLL(str(path))
-    except OSError:
-        path.unlink(missing_ok=True)
-        return ctypes.CDLL(str(_compiled()))
 
 
 def function(name: str, arguments: Sequence[Any], result: Any = None) -> Any:
@@ -98,7 +89,7 @@ def _compiled() -> Path:
     # -march=native: what runs here may not run on another processor of the same home directory.
     key.update(_processor().encode())
     path = user_cache() / f"kernels-{key.hexdigest()[:16]}.so"
-    if path.exists():
+    if _is_whole(path):
         return path
     with tempfile.TemporaryDirectory(dir=path.parent) as aside:
         made = Path(aside) / path.name
@@ -107,9 +98,20 @@ def _compiled() -> Path:
         if done.returncode:
             first = next(iter(done.stderr.splitlines()), "no message")
             raise _Unavailable(f"{compiler} could not compile the kernels ({first})")
+        _sum_of(path).write_text(sha256_file(made), encoding="ascii")
         # Renamed whole: another process that compiles at the same time ends with the same file.
         os.replace(made, path)
     return path
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a kept library is as it was written: to open one cut short ends the process."""
+    kept = _sum_of(path)
+    return path.exists() and kept.exists() and kept.read_text("ascii") == sha256_file(path)
+
+
+def _sum_of(path: Path) -> Path:
+    return path.with_suffix(".sha256")
 
 
 def _read(path: Path) -> str:
