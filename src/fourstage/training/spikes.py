@@ -10,7 +10,7 @@ from dataclasses import dataclass
 # The median distance from the median is this share of a normal distribution's deviation.
 _MEDIAN_DISTANCE = 0.6745
 # The least deviation: 1% of the usual loss, a quarter of the logarithm of a norm, which has heavy
-# tails in small batches. A window of nearly equal values would otherwise make a spike of any change.
+# tails in small batches. Of nearly equal values any change would be a spike otherwise.
 _LEAST_LOSS, _LEAST_LOG_NORM = 0.01, 0.25
 
 
