@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fourstage.errors import MachineError
 from fourstage.recipe import load
-from pipeline_support import go
+from pipeline_support import go, path_changed
 
 
 def fill_at_writes(recipe: str, out: str, seed: str) -> None:
@@ -55,13 +55,8 @@ def _refuse_write(number: int, folder: str) -> None:
 
     def watch(event: str, arguments: tuple) -> None:
         nonlocal seen
-        if event == "open":
-            path, _, flags = arguments
-            if not isinstance(flags, int) or not flags & (os.O_WRONLY | os.O_RDWR):
-                return
-        elif event == "os.mkdir":
-            path = arguments[0]
-        else:
+        path = path_changed(event, arguments, ("os.mkdir",))
+        if path is None:
             return
         if str(path).startswith(folder):
             seen += 1

@@ -184,19 +184,22 @@ def die_at_writes(recipe: str, out: str, seed: str) -> None:
     raise AssertionError("the run made no way")
 
 
+def path_changed(event: str, arguments: tuple, changes: tuple[str, ...]) -> object | None:
+    """What an audit event is about to change: a file opened for writing, or what `changes` name."""
+    if event == "open":
+        path, _, flags = arguments
+        return path if isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR) else None
+    return arguments[0] if event in changes else None
+
+
 def _die_before_write(number: int, folder: str) -> None:
     """Kills this process before its `number`-th change of a file below `folder`."""
     seen = 0
 
     def watch(event: str, arguments: tuple) -> None:
         nonlocal seen
-        if event == "open":
-            path, _, flags = arguments
-            if not isinstance(flags, int) or not flags & (os.O_WRONLY | os.O_RDWR):
-                return
-        elif event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir"):
-            path = arguments[0]
-        else:
+        path = path_changed(event, arguments, ("os.rename", "os.mkdir", "os.remove", "os.rmdir"))
+        if path is None:
             return
         # Below a folder that is being removed, names are relative.
         if str(path).startswith(folder) or not os.path.isabs(str(path)):

@@ -79,7 +79,7 @@ def of_mlp(config: ModelConfig, kernels: bool = False) -> float:
     return config.experts_per_token * (one + 2 * config.width) + config.experts
 
 
-def of_turn(config: ModelConfig, kernels: bool = False) -> float:
+def of_turn(config: ModelConfig) -> float:
     """Gradients a token has while a block is walked back through, less what the block let go of.
 
     The share of the MLP's width is what was counted.

@@ -211,7 +211,7 @@ def _activations(config: ModelConfig, cells: float, step: Step) -> tuple[float, 
     if step.sequence:
         outside, ends, stream = (each / step.tensor for each in (outside, ends, stream))
     size = cells * step.width
-    turn = size * activations.of_turn(*known) / step.tensor
+    turn = size * activations.of_turn(config) / step.tensor
     if step.recompute == "block":
         return size * (config.layers * stream + ends), size * (inside + outside - stream), turn
     return size * (config.layers * (inside + outside) + ends), 0.0, turn
