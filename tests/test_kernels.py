@@ -247,6 +247,7 @@ def test_without_a_compiler_there_are_no_kernels(monkeypatch, tmp_path):
         monkeypatch.undo()
         library.load.cache_clear()
     assert library.load() is not None
+    assert library.why_not() == ""
 
 
 def test_a_compiler_that_fails_is_named(monkeypatch, tmp_path):

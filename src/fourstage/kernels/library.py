@@ -40,6 +40,7 @@ _SECONDS = 120
 def load() -> ctypes.CDLL | None:
     """The compiled kernels; None where they cannot be had (`why_not` says why)."""
     global _reason
+    _reason = ""
     try:
         return ctypes.CDLL(str(_compiled()))
     except (OSError, subprocess.SubprocessError, _Unavailable) as error:
