@@ -77,11 +77,11 @@ def test_a_model_that_cannot_be_shared_is_refused_by_the_size_that_is_wrong(chan
         check_sizes(Sizes(tensor=2), config)
 
 
-def test_an_optimiser_of_whole_matrices_is_refused_where_they_are_cut():
-    check_optimiser(Sizes(shard=2), "sft", "muon")
-    check_optimiser(Sizes(tensor=2), "sft", "adamw")
-    with pytest.raises(InputError, match=r"sft.optimiser=muon .* parallel.shard=2"):
-        check_optimiser(Sizes(tensor=2), "sft", "muon")
+def test_an_optimiser_of_whole_rows_is_refused_where_they_are_cut():
+    check_optimiser(Sizes(shard=2), "sft", "adamw8bit")
+    check_optimiser(Sizes(tensor=2), "sft", "muon")
+    with pytest.raises(InputError, match=r"sft.optimiser=adamw8bit .* parallel.shard=2"):
+        check_optimiser(Sizes(tensor=2), "sft", "adamw8bit")
 
 
 @given(st.data())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -68,6 +68,11 @@ class Placement:
     def is_split(self) -> bool:
         """Whether this process trains another module than the one that was given."""
         return self.module is not self._whole
+
+    @property
+    def axes(self) -> Mapping[str, int]:
+        """Name -> the axis along which each process of `mesh.tensor` holds an equal slice."""
+        return self._cut.axes
 
     def forget_gathered(self) -> None:
         """Lets go of weights that a pass without gradients gathered and that may have changed."""

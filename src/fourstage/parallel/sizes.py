@@ -123,10 +123,11 @@ def check_optimiser(sizes: Sizes, stage: str, optimiser: str) -> None:
     """Whether an optimiser works on the parts of matrices that `sizes.tensor` leaves a process.
 
     Raises:
-        InputError: it needs whole rows or whole matrices.
+        InputError: its scales are of whole rows.
     """
-    if sizes.tensor > 1 and optimiser != "adamw":
+    if sizes.tensor > 1 and optimiser == "adamw8bit":
         raise InputError(
-            f"{stage}.optimiser={optimiser} needs whole matrices, and parallel.tensor="
-            f"{sizes.tensor} cuts them: write parallel.shard={sizes.tensor}, or optimiser=adamw"
+            f"{stage}.optimiser={optimiser} has a scale for neighbours in a row, and "
+            f"parallel.tensor={sizes.tensor} cuts rows: write parallel.shard={sizes.tensor}, or "
+            "optimiser=adamw"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from fourstage.errors import InputError
@@ -231,14 +232,21 @@ class _Filling:
             optimal = rules.pretraining_tokens(self.params, available)
             limits = [self.by_rule("pretrain.tokens", optimal)]
         tokens = min((limit for limit in limits if limit), default=None)
-        batch = self.by_rule("pretrain.batch_tokens", rules.batch_tokens(self.params, tokens))
+        context = self.config.context
+        sized = rules.batch_tokens(self.params, tokens, context)
+        batch = self.by_rule("pretrain.batch_tokens", sized)
         course = StepCells(batch, self._ramp(batch))
         self._steps("pretrain", tokens, course)
         total = course.begin(self.values["pretrain"]["steps"])
         if self.recipe.data.pretrain == "world":
             documents = math.ceil(1.1 * total / self.rows.document)
             self.fill("world.documents", documents, "each is seen once at most")
-        self.rate("pretrain", rules.learning_rate)
+        optimiser = self._optimiser("pretrain")
+        self.rate("pretrain", partial(rules.learning_rate, optimiser=optimiser))
+
+    def _optimiser(self, stage: str) -> str:
+        is_new = stage == "pretrain" and self.recipe.pretrain.source_model is None
+        return self.by_rule(f"{stage}.optimiser", rules.optimiser(self.params, is_new))
 
     def _ramp(self, batch: int) -> BatchRamp | None:
         """The ramp asked for, if it is one for this batch and context.
@@ -337,6 +345,7 @@ class _Filling:
     def course(self, stage: str) -> None:
         """What every stage has: schedule, decay, micro-batch, and how often to write."""
         steps = self.values[stage]["steps"]
+        self._optimiser(stage)
         kind = self.by_rule(f"{stage}.schedule", rules.schedule(stage, self.params))
         self.by_rule(f"{stage}.final_fraction", rules.final_fraction(kind))
         self.by_rule(f"{stage}.warmup_steps", rules.warmup_steps(steps))

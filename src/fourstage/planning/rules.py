@@ -33,6 +33,10 @@ class Ruled(NamedTuple):
 # parameters -> vocabulary. 32,000 to 50,257 is published from 125M on; 860 served 1M parameters.
 VOCABULARY = ((1e6, 860), (125e6, 32000), (175e9, 50257))
 _FEWEST_TOKENS = 320
+# Parameters below which a model is small: its runs are short, and by sweeps made here.
+_SMALL = 100e6
+# Below it a step on a CPU is overhead, of Muon above all.
+_LEAST_BATCH = 1024.0
 
 
 def vocabulary_size(params: float, text_bytes: float | None = None) -> Ruled:
@@ -78,23 +82,48 @@ def two_digits(value: float) -> float:
     return int(rounded) if digits <= 0 else rounded
 
 
-def batch_tokens(params: float, tokens: float | None = None) -> Ruled:
-    """Tokens a step: by size, through the published runs, and at least 1,000 steps of the data."""
-    size = min(4e6, max(512.0, through(published.BATCH_TOKENS, params)))
-    rule = (
-        "0.5M-4M at the published sizes (GPT-3, LLaMA), smaller below: 1.5k at 1M parameters"
-        if params < 125e6
-        else "through the batches of GPT-3 and LLaMA"
-    )
+def batch_tokens(params: float, tokens: float | None = None, context: int = 256) -> Ruled:
+    """Tokens a step: by size, through the published runs, and at least 1,000 steps of the data.
+
+    A batch of few rows is a number of pairs of them, which two workers or processes share evenly.
+
+    Args:
+        tokens: of the whole stage, where it is known. context: tokens of a row.
+    """
+    by_size = min(4e6, max(_LEAST_BATCH, through(published.BATCH_TOKENS, params)))
+    size, rule = by_size, "through the batches of GPT-3 and LLaMA"
+    if params < 125e6:
+        rule = "0.5M-4M at the published sizes (GPT-3, LLaMA), smaller below: 2k at 0.8M parameters"
     if tokens is not None and tokens / 1000 < size:
-        size = min(size, max(512.0, tokens / 1000))
-        rule = f"by size {shown(two_digits(through(published.BATCH_TOKENS, params)))}"
-        rule += ", cut so that the data gives 1,000 steps"
+        size = max(512.0, tokens / 1000)
+        rule = f"by size {shown(two_digits(by_size))}, cut so that the data gives 1,000 steps"
+    pair = 2 * context
+    if size < 32 * pair:
+        return Ruled(max(1, round(size / pair)) * pair, rule + ", in pairs of rows")
     return Ruled(int(two_digits(size)), rule)
 
 
-def learning_rate(params: float) -> Ruled:
-    """Peak rate of pretraining: 8e-3 at 0.2M parameters, 3e-3 at 1M, then the GPT-3 points."""
+def optimiser(params: float, is_new: bool) -> Ruled:
+    """Muon for a new model below 100M parameters; AdamW above, and where a model goes on.
+
+    Args:
+        is_new: whether its weights start at random.
+    """
+    if not is_new:
+        return Ruled("adamw", "a model goes on")
+    if params < _SMALL:
+        return Ruled("muon", "a lower loss in the same time; AdamW from 100M parameters on")
+    return Ruled("adamw", "GPT-3 and LLaMA; Muon below 100M parameters")
+
+
+def learning_rate(params: float, optimiser: str = "adamw") -> Ruled:
+    """Peak rate of pretraining: 8e-3 at 0.2M parameters, 3e-3 at 1M, then the GPT-3 points.
+
+    Muon, whose updates have one size in all directions, takes 2 to 6 times as much.
+    """
+    if optimiser == "muon":
+        rate = min(_MOST_FOR_MUON, through(published.MUON_RATE, params))
+        return Ruled(two_digits(rate), "of Muon: 1e-2 at 0.8M parameters, nanochat's at 124M")
     rate = min(8e-3, through(published.LEARNING_RATE, params))
     return Ruled(
         two_digits(rate), "falls with size: 3e-3 at 1M parameters, through GPT-3's table 2.1 above"
@@ -139,7 +168,7 @@ def warmup_steps(steps: int) -> Ruled:
 def schedule(stage: str, params: float) -> Ruled:
     if stage == "rl":
         return Ruled("constant", "the policy's rate stays, as InstructGPT's after its warm-up")
-    if stage == "pretrain" and params >= 100e6:
+    if stage == "pretrain" and params >= _SMALL:
         return Ruled("cosine", "GPT-3 and LLaMA: cosine to a tenth")
     return Ruled("linear", "to zero: best in short runs")
 
@@ -152,6 +181,8 @@ def final_fraction(kind: str) -> Ruled:
     return Ruled(0.0, "to zero: best in short runs")
 
 
+# The highest that sweeps were best at.
+_MOST_FOR_MUON = 2e-2
 # The highest tried, at 160 thousand parameters, where it beat a half, a quarter and a tenth of it.
 _MOST_FOR_ADAPTERS = 2e-2
 

@@ -125,7 +125,7 @@ class Stage(Section):
     steps: PositiveInt | None = None
     batch_tokens: PositiveInt | None = None
     micro_batch_tokens: PositiveInt | None = None
-    optimiser: OptimiserName = "adamw"
+    optimiser: OptimiserName | None = None
     learning_rate: Annotated[Real, Field(gt=0, le=1)] | None = None
     schedule: Schedule | None = None
     warmup_steps: Count | None = None

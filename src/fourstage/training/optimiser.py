@@ -12,6 +12,7 @@ from fourstage.errors import InputError
 from fourstage.training.optimisers.adamw8bit import LEAST, AdamW8bit
 from fourstage.training.optimisers.muon import Muon
 from fourstage.training.optimisers.roles import Role, decays, roles, width_factor
+from fourstage.training.optimisers.sharding import Slices
 from fourstage.training.settings import TrainSettings
 
 
@@ -36,24 +37,30 @@ def rule_of(optimiser: str, role: Role, parameter: Tensor) -> str:
 
 
 def _groups(
-    module: nn.Module, trained: Sequence[tuple[str, nn.Parameter]], settings: TrainSettings
+    module: nn.Module,
+    trained: Sequence[tuple[str, nn.Parameter]],
+    settings: TrainSettings,
+    axes: Mapping[str, int],
 ) -> dict[str, list[dict[str, Any]]]:
     """Rule -> torch's groups of the parameters that it updates alike, in the module's order."""
     role_of = roles(module)
-    alike: dict[tuple[str, bool, float, float], list[Tensor]] = {}
+    alike: dict[tuple[str, int | None, bool, float, float], list[Tensor]] = {}
     for name, parameter in trained:
         role = role_of[name]
+        rule = rule_of(settings.optimiser, role, parameter)
         key = (
-            rule_of(settings.optimiser, role, parameter),
+            rule,
+            axes.get(name) if rule == "muon" else None,
             decays(role),
             multiplier(name, settings.rate_multipliers),
             width_factor(role, settings.optimiser, settings.width_ratio),
         )
         alike.setdefault(key, []).append(parameter)
     found: dict[str, list[dict[str, Any]]] = {}
-    for (rule, decayed, factor, by_width), members in alike.items():
+    for (rule, axis, decayed, factor, by_width), members in alike.items():
         group = {
             "params": members,
+            "axis": axis,
             "multiplier": factor * by_width,
             # The rate goes with the width, how fast weights shrink does not: else rates would not
             # transfer (Wang and Aitchison, *How to set AdamW's weight decay*, 2024).
@@ -68,6 +75,9 @@ class Optimiser:
 
     A parameter that a step did not reach has gradient zero, on one process as on several.
 
+    Args:
+        slices: what of the module is cut over processes (`parallel.tensor`).
+
     Attributes:
         names, parameters: what is trained, in the module's order; a tied weight counts once.
 
@@ -75,20 +85,23 @@ class Optimiser:
         InputError: every parameter is frozen.
     """
 
-    def __init__(self, module: nn.Module, settings: TrainSettings):
+    def __init__(
+        self, module: nn.Module, settings: TrainSettings, slices: Slices | None = None
+    ):
+        self._slices = slices or Slices()
         trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         if not trained:
             raise InputError("nothing is left to train, as every parameter is frozen: freeze less")
         self.names = [name for name, _ in trained]
         self.parameters = [parameter for _, parameter in trained]
-        by_rule = _groups(module, trained, settings)
+        by_rule = _groups(module, trained, settings, self._slices.axes)
         self._rules = [self._rule(rule, groups, settings) for rule, groups in by_rule.items()]
 
     def _rule(
         self, rule: str, groups: list[dict[str, Any]], settings: TrainSettings
     ) -> torch.optim.Optimizer:
         if rule == "muon":
-            return Muon(groups, settings.learning_rate)
+            return Muon(groups, settings.learning_rate, sliced=self._slices.group)
         betas = (settings.beta1, settings.beta2)
         if rule == "adamw8bit":
             return AdamW8bit(groups, settings.learning_rate, betas, settings.eps)

@@ -16,6 +16,7 @@ from fourstage.parallel.group import Group
 from fourstage.parallel.mesh import Mesh
 from fourstage.parallel.placement import Placement, local
 from fourstage.training.optimiser import MovingAverage, Optimiser
+from fourstage.training.optimisers.sharding import Slices
 from fourstage.training.passes import Passes
 from fourstage.training.settings import TrainSettings
 from fourstage.training.spikes import Spike
@@ -67,7 +68,8 @@ class Update:
         self.device = device
         self.group = group
         self.data = self.placement.mesh.data
-        self.optimiser = Optimiser(self.module, settings)
+        slices = Slices(self.placement.axes, self.placement.mesh.tensor)
+        self.optimiser = Optimiser(self.module, settings, slices)
         # What is gathered and summed on the way takes all processes in step: no threads beside it.
         workers = 1 if self.placement.is_split else settings.workers
         self.passes = Passes(self.module, device, workers)

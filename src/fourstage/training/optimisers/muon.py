@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fourstage.parallel.group import Group
 from fourstage.training.optimisers.sharding import local, local_gradient, own_part, whole
 
 # Of the quintic a x + b x^3 + c x^5, chosen for its slope at 0 (Jordan et al., 2024).
@@ -43,23 +44,32 @@ class Muon(torch.optim.Optimizer):
     about AdamW's: its learning rate and decay serve here (Liu et al., *Muon is Scalable for LLM
     Training*, 2025, eq. 4). bf16 on CUDA; on a CPU, whose bf16 is slow, fp32.
 
-    An orthogonal factor is one of a whole matrix. Where parameters are sharded, momentum stays so
-    and each update is gathered, made orthogonal on every process alike, and cut again.
+    An orthogonal factor is one of a whole matrix. Where parameters are cut or sharded, momentum
+    stays so and each update is gathered, made orthogonal on every process alike, and cut again.
 
     Args:
-        groups: of matrices [rows, cols], or stacked ones [..., rows, cols] (experts).
+        groups: of matrices [rows, cols], or stacked ones [..., rows, cols] (experts); "axis" is
+            that along which the slices of `sliced` lie, None where each process holds all.
+        sliced: processes that hold a slice each.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], lr: float, weight_decay: float = 0.0):
-        super().__init__(groups, {"lr": lr, "weight_decay": weight_decay})
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        lr: float,
+        weight_decay: float = 0.0,
+        sliced: Group | None = None,
+    ):
+        super().__init__(groups, {"lr": lr, "weight_decay": weight_decay, "axis": None})
+        self._sliced = sliced or Group()
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # ty: ignore[incompatible-method-override]
         for group in self.param_groups:
             for members in _alike(group["params"]):
-                self._update(members, group["lr"], group["weight_decay"])
+                self._update(members, group["axis"], group["lr"], group["weight_decay"])
 
-    def _update(self, members: list[Tensor], rate: float, decay: float) -> None:
+    def _update(self, members: list[Tensor], axis: int | None, rate: float, decay: float) -> None:
         """One step of some parameters of one shape."""
         for parameter in members:
             if not self.state[parameter]:
@@ -69,13 +79,14 @@ class Muon(torch.optim.Optimizer):
         momenta = [local(self.state[parameter]["momentum_buffer"]) for parameter in members]
         torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
         ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
-        full = torch.stack([whole(part, members[0]) for part in ahead])
+        cut = (members[0], axis, self._sliced)
+        full = torch.stack([whole(part, *cut) for part in ahead])
         rows, cols = full.shape[-2:]
         dtype = torch.bfloat16 if full.device.type == "cuda" else torch.float32
         updates = orthogonalise(full.view(-1, rows, cols), dtype).to(full.dtype).view_as(full)
         torch._foreach_mul_(weights, 1 - rate * decay)
         scale = 0.2 * max(rows, cols) ** 0.5
-        own = [own_part(update, members[0]) for update in updates]
+        own = [own_part(update, *cut) for update in updates]
         torch._foreach_add_(weights, own, alpha=-rate * scale)
 
 

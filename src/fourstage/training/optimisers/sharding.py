@@ -1,14 +1,29 @@
-"""The part of a parameter that this process holds, where it is sharded (FSDP2, tensor parallel)."""
+"""The part of a parameter that this process holds, where it is cut (tensor parallel) or sharded."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
+from fourstage.parallel.group import Group
 from fourstage.parallel.placement import local
+from fourstage.parallel.tensor import joined, slice_of
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Parameters of which each process of a group holds an equal slice.
+
+    Attributes:
+        axes: name -> the axis that is cut; the others are not.
+    """
+
+    axes: Mapping[str, int] = field(default_factory=dict)
+    group: Group = field(default_factory=Group)
 
 
 def local_gradient(parameter: Tensor) -> Tensor:
@@ -17,13 +32,21 @@ def local_gradient(parameter: Tensor) -> Tensor:
     return local(parameter.grad)
 
 
-def whole(part: Tensor, like: Tensor) -> Tensor:
-    """The tensor of which every process gives its own part, gathered; `like` says how it is cut."""
-    return _spread(part, like, like.shape).full_tensor() if isinstance(like, DTensor) else part
+def whole(part: Tensor, like: Tensor, axis: int | None, group: Group) -> Tensor:
+    """The tensor of which every process gives its own part, gathered.
+
+    Args:
+        like: the parameter, which says how its slice is sharded.
+        axis: along which the slices of `group` lie; None where nothing is cut.
+    """
+    if isinstance(like, DTensor):
+        part = _spread(part, like, like.shape).full_tensor()
+    return joined(part, axis, group)
 
 
-def own_part(full: Tensor, like: Tensor) -> Tensor:
+def own_part(full: Tensor, like: Tensor, axis: int | None, group: Group) -> Tensor:
     """What of a tensor that every process holds whole is this process's; nothing is sent."""
+    full = slice_of(full, axis, group).contiguous()
     if not isinstance(like, DTensor):
         return full
     mesh = like.device_mesh
