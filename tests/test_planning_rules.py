@@ -64,6 +64,12 @@ def test_rates_never_rise_with_size(size, factor):
     larger = size * factor
     for rule in (rules.learning_rate, rules.sft_rate, rules.reward_rate, rules.rl_rate):
         assert rule(larger).value <= rule(size).value <= 8e-3
+    by_muon = [rules.learning_rate(each, "muon").value for each in (size, larger)]
+    assert by_muon[1] <= by_muon[0] <= 2e-2
+    assert all(
+        rules.learning_rate(each).value <= rate
+        for each, rate in zip((size, larger), by_muon, strict=True)
+    )
 
 
 @given(params, st.floats(1, 100))
@@ -78,6 +84,27 @@ def test_batches_tokens_and_episodes_never_fall_with_size(size, factor):
 def test_a_batch_leaves_the_data_a_thousand_steps_or_is_as_small_as_batches_get(tokens):
     batch = rules.batch_tokens(1e9, tokens).value
     assert batch <= 520 or tokens / batch >= 950
+
+
+@given(st.floats(1e4, 1e8), st.sampled_from([64, 256]))
+def test_two_workers_get_as_many_rows_each(size, context):
+    batch = rules.batch_tokens(size, context=context).value
+    assert not 2 * context <= batch <= 31 * 2 * context or batch % (2 * context) == 0
+
+
+def optimiser_of(**given) -> str:
+    return resolve(recipe_from({"data": {"pretrain": "world"}} | given))[0].pretrain.optimiser
+
+
+def test_a_small_new_model_is_trained_by_muon_and_others_by_adamw():
+    assert optimiser_of() == "muon"
+    assert optimiser_of(model={"params": 200_000_000}) == "adamw"
+    assert optimiser_of(pretrain={"from": "folder"}) == "adamw"
+    assert optimiser_of(pretrain={"optimiser": "adamw8bit"}) == "adamw8bit"
+    recipe, derived = resolve(recipe_from({"data": {"pretrain": "world"}}))
+    assert {recipe.stage(stage).optimiser for stage in STAGES[1:]} == {"adamw"}
+    assert recipe.pretrain.learning_rate == rules.learning_rate(recipe.model.params, "muon").value
+    assert "pretrain.optimiser" in {each.key for each in derived}
 
 
 def test_a_text_is_passed_over_four_times_at_most():

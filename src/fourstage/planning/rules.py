@@ -97,9 +97,9 @@ def batch_tokens(params: float, tokens: float | None = None, context: int = 256)
     if tokens is not None and tokens / 1000 < size:
         size = max(512.0, tokens / 1000)
         rule = f"by size {shown(two_digits(by_size))}, cut so that the data gives 1,000 steps"
-    pair = 2 * context
-    if size < 32 * pair:
-        return Ruled(max(1, round(size / pair)) * pair, rule + ", in pairs of rows")
+    pairs = int(size // (2 * context))
+    if 0 < pairs < 32:
+        return Ruled(pairs * 2 * context, rule + ", in pairs of rows")
     return Ruled(int(two_digits(size)), rule)
 
 
