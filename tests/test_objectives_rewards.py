@@ -296,9 +296,7 @@ def test_update_is_independent_of_how_the_step_is_cut(name, max_tokens):
 @pytest.mark.parametrize("name", CASES)
 def test_update_is_independent_of_the_order_of_documents(name):
     objective, module, batch = (make() for make in CASES[name])
-    order = torch.randperm(
-        len(batch.lengths), generator=torch.Generator().manual_seed(3)
-    ).tolist()
+    order = torch.randperm(len(batch.lengths), generator=torch.Generator().manual_seed(3)).tolist()
     other = batch.select(order)
     whole = update(objective, module, [batch], batch)
     assert_same_update(update(objective, module, [other], other), whole, 1e-11)
