@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fourstage import tasks as checkers
-from fourstage.evaluation.estimates import Numbers
+from fourstage.evaluation.calibration import preference_calibration
+from fourstage.evaluation.estimates import Numbers, mean_of
 from fourstage.evaluation.responses import with_response
-from fourstage.evaluation.scoring import raw_scores
-from fourstage.model.transformer import Transformer
+from fourstage.evaluation.resting import correlation, rests_on
+from fourstage.evaluation.scoring import Scorer, raw_scores
 from fourstage.randomness import permutation
 from fourstage.tasks import Task
 
@@ -46,49 +47,129 @@ def in_order(scores: np.ndarray, golds: np.ndarray) -> np.ndarray:
 
 
 def pair_accuracy(
-    model: Transformer,
+    model: Scorer,
     tokenizer: Tokenizer,
     pairs: Sequence[Mapping[str, Any]],
     scale: float | None,
     seed: int = 0,
+    *,
+    are_logits: bool = True,
 ) -> Numbers:
     """Expected accuracy on pairs whose gold is known, its ceiling, and what the scores rest on.
 
     Args:
         pairs: rows with `task`, `chosen`, `rejected`, and where they are known `gold_chosen`,
-            `gold_rejected`.
+            `gold_rejected`, `margin`.
         scale: s of `P(a over b) = sigmoid(s (gold_a - gold_b))`, where the labels were drawn so.
             Where it is None, or gold is not known, the label itself is the order to find.
+        are_logits: whether differences of scores are log-odds, which can be calibrated.
 
     Returns:
         `pair_accuracy` (also by kind), `pair_accuracy_ceiling`, `pair_accuracy_shuffled_prompts`
         (each pair judged under another pair's prompt), `right_wrong_accuracy` and
-        `both_right_accuracy` (share in gold's order), `score_length_correlation`, `calibration`.
+        `both_right_accuracy` (share in gold's order); those of `accuracy_by` and `rests_on`;
+        `score_length_correlation`; `calibration`, `calibration_error`.
     """
     tasks = [Task.from_json(pair["task"]) for pair in pairs]
+    kinds = [task.kind for task in tasks]
     rows = _rows(tokenizer, [task.prompt for task in tasks], pairs)
     scores = raw_scores(model, rows).reshape(-1, 2)
     other = [tasks[i].prompt for i in _derangement(len(tasks), seed)]
     shuffled = raw_scores(model, _rows(tokenizer, other, pairs)).reshape(-1, 2)
-    lengths = np.array([len(row) for row in rows], np.float64)
+    lengths = np.array([len(row) for row in rows], np.float64).reshape(-1, 2)
     numbers = Numbers()
-    golds = None
-    if all("gold_chosen" in pair for pair in pairs):
-        golds = np.array([[pair["gold_chosen"], pair["gold_rejected"]] for pair in pairs])
+    golds = _golds(pairs)
+    if golds is not None:
         numbers.update(_by_rightness(tasks, pairs, scores, golds))
     if golds is not None and scale is not None:
-        accuracy, ceiling = expected_accuracy(scores, golds, scale)
-        numbers.add_means("pair_accuracy", accuracy, [task.kind for task in tasks])
+        agreed, ceiling = expected_accuracy(scores, golds, scale)
+        numbers.add_means("pair_accuracy", agreed, kinds)
         numbers.add_means("pair_accuracy_ceiling", ceiling)
         under_another = expected_accuracy(shuffled, golds, scale)[0]
     else:
-        labels = np.tile([1.0, 0.0], (len(pairs), 1))
-        numbers.add_means("pair_accuracy", in_order(scores, labels), [task.kind for task in tasks])
+        agreed, labels = None, np.tile([1.0, 0.0], (len(pairs), 1))
+        numbers.add_means("pair_accuracy", in_order(scores, labels), kinds)
         under_another = in_order(shuffled, labels)
     numbers.add_means("pair_accuracy_shuffled_prompts", under_another)
-    numbers.add("score_length_correlation", _correlation(scores.ravel(), lengths))
-    numbers.extra["calibration"] = calibration(scores)
+    numbers.update(accuracy_by(scores, lengths, golds, _margins(pairs)))
+    numbers.add("score_length_correlation", correlation(scores.ravel(), lengths.ravel()))
+    texts = [(pair["chosen"], pair["rejected"]) for pair in pairs]
+    numbers.update(rests_on(scores, lengths, texts, golds))
+    if are_logits:
+        numbers.extra["calibration"], error = preference_calibration(scores, agreed)
+        numbers.add("calibration_error", error)
     return numbers
+
+
+def _golds(pairs: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
+    """[pairs, 2], where all are known."""
+    if not all("gold_chosen" in pair for pair in pairs):
+        return None
+    return np.array([[pair["gold_chosen"], pair["gold_rejected"]] for pair in pairs])
+
+
+def _margins(pairs: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
+    """[pairs] by how much the chosen is better, where all rows tell it."""
+    if not all("margin" in pair for pair in pairs):
+        return None
+    return np.array([float(pair["margin"]) for pair in pairs])
+
+
+def accuracy_by(
+    scores: np.ndarray,
+    lengths: np.ndarray,
+    golds: np.ndarray | None = None,
+    margins: np.ndarray | None = None,
+) -> Numbers:
+    """Share of pairs in order, by how much longer the better answer is and how much better.
+
+    The order is gold's where gold is known (pairs of equal gold are left out), else the label's.
+
+    Args:
+        scores, lengths, golds: [pairs, 2], the chosen first. margins: [pairs].
+
+    Returns:
+        `longer_better_accuracy` and `shorter_better_accuracy`: a model that only counts tokens gets
+        1 and 0, or 0 and 1; tables `accuracy_by_length`, in tokens that the better answer is
+        longer, and `accuracy_by_margin`, in gold or in the rows' own margins.
+    """
+    golds = np.tile([1.0, 0.0], (len(scores), 1)) if (told := golds) is None else golds
+    kept = golds[:, 0] != golds[:, 1]
+    found, gap = in_order(scores, golds)[kept], (golds[:, 0] - golds[:, 1])[kept]
+    longer = (lengths[:, 0] - lengths[:, 1])[kept] * np.sign(gap)
+    numbers = Numbers().add_means("longer_better_accuracy", found[longer > 0])
+    numbers.add_means("shorter_better_accuracy", found[longer < 0])
+    numbers.extra["accuracy_by_length"] = accuracy_table(longer, found)
+    margins = np.abs(gap) if told is not None else None if margins is None else margins[kept]
+    if margins is not None:
+        numbers.extra["accuracy_by_margin"] = accuracy_table(margins, found)
+    return numbers
+
+
+def accuracy_table(by: np.ndarray, found: np.ndarray, bins: int = 5) -> list[dict[str, Any]]:
+    """{from, to, pairs, accuracy, interval} of bins of about equal counts, equal values together.
+
+    Args:
+        by, found: [pairs].
+    """
+    if not len(by):
+        return []
+    edges = np.unique(np.quantile(by, np.linspace(0, 1, bins + 1), method="lower"))
+    place = np.clip(np.searchsorted(edges, by, "right") - 1, 0, max(0, len(edges) - 2))
+    rows = []
+    for number in np.unique(place):
+        inside = place == number
+        share = mean_of(found[inside])
+        rows.append(
+            {
+                "from": float(by[inside].min()),
+                "to": float(by[inside].max()),
+                "pairs": int(inside.sum()),
+                "accuracy": share.value,
+                "interval": [share.low, share.high],
+            }
+        )
+    return rows
 
 
 def _rows(
@@ -129,20 +210,3 @@ def _by_rightness(
     both = right.all(axis=1) & told_apart
     numbers = Numbers().add_means("right_wrong_accuracy", order[mixed], kinds[mixed].tolist())
     return numbers.add_means("both_right_accuracy", order[both])
-
-
-def calibration(scores: np.ndarray, bins: int = 10) -> list[list[float]]:
-    """[predicted, observed] preference in equal bins; `scores` [pairs, 2], the chosen first."""
-    gap = scores[:, 0] - scores[:, 1]
-    predicted = 1 / (1 + np.exp(-np.abs(gap)))
-    observed = (np.sign(gap) + 1) / 2
-    order = np.argsort(predicted, kind="stable")
-    parts = [part for part in np.array_split(order, bins) if len(part)]
-    return [[float(predicted[part].mean()), float(observed[part].mean())] for part in parts]
-
-
-def _correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Pearson's; 0 where one of them does not vary."""
-    if first.std() == 0 or second.std() == 0:
-        return 0.0
-    return float(np.corrcoef(first, second)[0, 1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from fourstage.data.batch import Batch, Example
 from fourstage.memory import in_halves
+from fourstage.model.config import ModelConfig
+from fourstage.model.layout import Layout
 from fourstage.model.transformer import Transformer
 from fourstage.objectives.logprobs import token_logprobs
 from fourstage.precision import autocast
@@ -18,7 +21,21 @@ from fourstage.precision import autocast
 _CELLS_CPU, _CELLS_GPU = 4096, 65536
 
 
-def device_of(model: torch.nn.Module) -> torch.device:
+class Scorer(Protocol):
+    """What scores rows: a `Transformer` with a scalar head, or an `Ensemble` of them."""
+
+    config: ModelConfig
+    reward_mean: float
+    reward_std: float
+
+    def __call__(self, tokens: Tensor, layout: Layout) -> Tensor: ...
+
+    def scores(self, hidden: Tensor) -> Tensor: ...
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
+
+
+def device_of(model: torch.nn.Module | Scorer) -> torch.device:
     return next(model.parameters()).device
 
 
@@ -110,26 +127,28 @@ def greedy_hits(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def raw_scores(model: Transformer, rows: Sequence[Sequence[int]]) -> np.ndarray:
+def raw_scores(model: Scorer, rows: Sequence[Sequence[int]]) -> np.ndarray:
     """[rows] raw score of each row of tokens at its last cell, float64.
 
-    A row's score does not depend on what else is scored (within float32 rounding). A row longer
-    than the context is read from its end.
+    [rows, heads] of a model whose head has several. A row's score does not depend on what else is
+    scored (within float32 rounding). A row longer than the context is read from its end.
     """
     device = device_of(model)
     rows = [row[-model.config.context :] for row in rows]
-    found = np.zeros(len(rows))
+    found: list[np.ndarray] = [np.zeros(0)] * len(rows)
 
     def work(portion: list[int]) -> None:
         batch = Batch.rows([Example(np.asarray(rows[i])) for i in portion]).to(device)
         with autocast(device):
             hidden = model(batch.tokens, batch.layout)[batch.last_cells]
-            found[portion] = model.scores(hidden).double().cpu().numpy()
+            values = model.scores(hidden).double().cpu().numpy()
+        for index, value in zip(portion, values, strict=True):
+            found[index] = value
 
     in_halves(alike([len(row) for row in rows], device), work)
-    return found
+    return np.array(found, np.float64)
 
 
-def scores(model: Transformer, rows: Sequence[Sequence[int]]) -> np.ndarray:
+def scores(model: Scorer, rows: Sequence[Sequence[int]]) -> np.ndarray:
     """[rows] `(raw score - reward_mean) / reward_std`, as kept beside the model's weights."""
     return (raw_scores(model, rows) - model.reward_mean) / model.reward_std
