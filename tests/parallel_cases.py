@@ -34,7 +34,7 @@ from fourstage.parallel.group import Group
 from fourstage.parallel.mesh import Mesh
 from fourstage.parallel.sizes import Sizes
 from fourstage.randomness import generator, numpy_generator
-from fourstage.stages.reward import WithLanguage
+from fourstage.stages.judges import Judge
 from fourstage.training import checkpoint
 from fourstage.training.trainer import Trainer
 from fourstage.training.update import Outcome
@@ -89,7 +89,7 @@ def parts(stage: str, options: dict[str, Any]) -> tuple[nn.Module, Objective, Ti
     model = Transformer(dataclasses.replace(CONFIG, **options)).initialise(0)
     model.recompute = recompute
     if stage == "reward":
-        return WithLanguage(model.with_scalar_head(1), model.output_weight), BradleyTerry(
+        return Judge(model.with_scalar_head(1), model.output_weight), BradleyTerry(
             0.01, 0.5
         ), Pairs()  # fmt: skip
     if stage == "rl":

@@ -108,6 +108,15 @@ def shortened(tokenizer: Tokenizer, pair: Pair, context: int, counts: Counter[st
     return dataclasses.replace(pair, chosen=cut[0], rejected=cut[1])
 
 
+def cut_to(tokenizer: Tokenizer, prompt: str | Messages, response: str, context: int) -> str | None:
+    """A response without what does not fit `context` cells; None when the prompt fills them."""
+    room = context - len(tokenizer.reward_row(answered(prompt, "")))
+    ids = tokenizer.encode(response)
+    if len(ids) <= room:
+        return response
+    return _beginning(tokenizer, ids, room) or None if room > 0 else None
+
+
 def _beginning(tokenizer: Tokenizer, ids: list[int], room: int) -> str:
     """Text of the first ids that has at most `room` ids of its own."""
     for size in range(room, 0, -1):

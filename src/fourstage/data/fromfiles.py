@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,6 +11,8 @@ from typing import Any
 
 from fourstage.data.documents import content_hash, place
 from fourstage.data.encoding import Demonstration, Pair
+from fourstage.data.judgements import Judged, Ranking, Stepped
+from fourstage.data.judging import Judging
 from fourstage.data.making import Limits, free_task, reference_task
 from fourstage.data.reading import (
     BadRow,
@@ -60,15 +63,18 @@ def read_part(
     share: float,
     mapping: Mapping[str, str] | None = None,
     skip_bad: bool = False,
+    judging: Judging | None = None,
 ) -> Rows:
     """Rows of one part of the data, without duplicates, split by a hash of their prompts.
 
-    A prompt with several answers stays on one side; a ranking becomes its comparisons.
+    A prompt with several answers stays on one side; a ranking becomes its comparisons, unless
+    `judging` keeps it whole.
 
     Args:
         kinds: of rows that the part takes.
         mapping: our names of keys to those of the rows.
         skip_bad: leave rows out that cannot be used, instead of refusing the data.
+        judging: what a reward model asks of them; rankings are then kept whole.
 
     Raises:
         InputError: unreadable files, rows that cannot be used, none, or too few to split.
@@ -78,8 +84,12 @@ def read_part(
     seen: set[bytes] = set()
     kept: list[Row] = []
     for file in raw:
-        for row in _rows_of(file, kinds, name, mapping or {}, rows):
-            content = content_hash(json.dumps([row.messages, row.chosen, row.rejected]))
+        for row in _rows_of(file, kinds, name, mapping or {}, rows, judging):
+            said: list[Any] = [row.messages, row.chosen, row.rejected, row.responses]
+            if judging:
+                # What two people say of one answer is no repeat.
+                said += [row.head, row.label, row.scores, row.ranks, dict(row.attributes)]
+            content = content_hash(json.dumps(said))
             if content in seen:
                 rows.counts["duplicate"] += 1
             else:
@@ -102,7 +112,12 @@ def read_part(
 
 
 def _rows_of(
-    file: RawFile, kinds: tuple[str, ...], name: str, mapping: Mapping[str, str], rows: Rows
+    file: RawFile,
+    kinds: tuple[str, ...],
+    name: str,
+    mapping: Mapping[str, str],
+    rows: Rows,
+    judging: Judging | None,
 ) -> Iterator[Row]:
     """Rows of a file that the part takes; what is wrong with others is noted in `rows.bad`."""
     if not inspect_file(file).holds_rows:
@@ -117,7 +132,9 @@ def _rows_of(
             rows.bad.append({"file": file.name, "line": raw.line, "why": raw.why})
             continue
         try:
-            known.append((raw.line, recognise(raw.value, raw.where, mapping)))
+            row = recognise(raw.value, raw.where, mapping)
+            row = judging.annotated(row, raw.value, mapping) if judging else row
+            known.append((raw.line, row))
         except Unteachable:
             rows.counts["unusable"] += 1
         except Malformed as fault:
@@ -129,10 +146,14 @@ def _rows_of(
             why = misfit(row.shape, shape)
         elif row.kind not in kinds:
             why = f"{name} needs {needed(kinds[0])}; this row is {SHAPES.get(row.shape, row.kind)}"
+        elif judging:
+            why = judging.fault(row)
         if why:
             rows.bad.append({"file": file.name, "line": line, "why": why})
+        elif row.kind in ("comparison", "ranking") and judging is None:
+            yield from row.pairs()
         else:
-            yield from row.pairs() if row.kind in ("comparison", "ranking") else [row]
+            yield row
 
 
 def _lines_of(file: RawFile, kinds: tuple[str, ...], name: str) -> list[Row]:
@@ -168,7 +189,7 @@ def _split(rows: list[Row], share: float, name: str) -> tuple[list[Row], list[Ro
 
 def _asked(row: Row) -> Messages:
     messages = row.messages or []
-    return messages[:-1] if row.kind == "dialogue" else messages
+    return messages[:-1] if row.kind in ("dialogue", "unpaired") else messages
 
 
 def _prompt(messages: Messages) -> str | Messages:
@@ -185,8 +206,50 @@ def demonstration(row: Row) -> Demonstration:
 
 
 def pair(row: Row) -> Pair:
-    task = reference_task(_prompt(row.messages or []), row.chosen)
+    task = counted_under(row, reference_task(_prompt(row.messages or []), row.chosen))
     return Pair(task, row.chosen, row.rejected, margin=row.margin)
+
+
+def counted_under(row: Row, task: Task) -> Task:
+    """The task, of the kind that its row names."""
+    return dataclasses.replace(task, kind=row.category) if row.category else task
+
+
+def ranking(row: Row) -> Ranking:
+    """A comparison or a ranking; answers that are the same text are one."""
+    if row.kind == "comparison":
+        responses, places, qualities = (row.chosen, row.rejected), (1, 2), ()
+        if row.margin is not None:
+            qualities = (row.margin, 0.0)
+    else:
+        first = {text: index for index, text in reversed(list(enumerate(row.responses)))}
+        kept = sorted(first.values())
+        responses = tuple(row.responses[index] for index in kept)
+        places = tuple(row.standings()[index] for index in kept)
+        qualities = tuple(row.scores[index] for index in kept) if row.scores else ()
+    best = responses[min(range(len(places)), key=places.__getitem__)]
+    task = counted_under(row, reference_task(_prompt(row.messages or []), best))
+    return Ranking(task, responses, places, qualities, row.head)
+
+
+def judged(row: Row) -> list[Judged]:
+    """The answers of a row with their scores or labels, by head."""
+    if row.kind == "ranking":
+        task = reference_task(_prompt(row.messages or []), row.responses[row.standings().index(1)])
+        told = zip(row.responses, row.scores, strict=True)
+        return [Judged(counted_under(row, task), text, {"": score}) for text, score in told]
+    messages = row.messages or []
+    answer = messages[-1]["content"]
+    task = counted_under(row, reference_task(_prompt(messages[:-1]), answer))
+    if row.attributes:
+        return [Judged(task, answer, row.attributes)]
+    label = float(row.label) if row.label is not None else row.scores[0]
+    return [Judged(task, answer, {row.head: label})]
+
+
+def stepped(row: Row) -> Stepped:
+    task = reference_task(_prompt(row.messages or []), "\n".join(row.responses))
+    return Stepped(counted_under(row, task), row.responses, row.scores)
 
 
 def task_maker(vocabulary: Vocabulary | None, limits: Limits) -> Callable[[Row], Task]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from fourstage.data.documents import content_hash
 from fourstage.data.encoding import Demonstration, Pair, answered
+from fourstage.data.judgements import Judged
 from fourstage.randomness import python_random
 from fourstage.tasks import Messages, Task
 from fourstage.worlds import calibration as world
@@ -54,6 +55,21 @@ def comparisons(seed: int, split: str, count: int) -> Iterator[Pair]:
     for index in range(count):
         drawn = world.comparison(seed, split, index)
         yield Pair(drawn.task, drawn.chosen, drawn.rejected, drawn.gold_chosen, drawn.gold_rejected)
+
+
+def judged(seed: int, split: str, count: int, objective: str) -> Iterator[Judged]:
+    """The answers of comparisons, judged alone: by their gold, or by a thumb drawn from it.
+
+    A thumb is up with probability `sigmoid(s (gold - 1/2))`, as an answer beats one of gold 1/2.
+    """
+    for index in range(count):
+        drawn = world.comparison(seed, split, index // 2)
+        sides = ((drawn.chosen, drawn.gold_chosen), (drawn.rejected, drawn.gold_rejected))
+        response, label = sides[index % 2]
+        if objective == "binary":
+            up = python_random(seed, "thumb", split, index).random()
+            label = float(up < world.preference(label, 0.5))
+        yield Judged(drawn.task, response, {"": label})
 
 
 def tasks(seed: int, split: str, count: int, first: int = 0) -> Iterator[Task]:

@@ -13,13 +13,16 @@ from fourstage import files
 from fourstage.data import fromfiles, fromworld
 from fourstage.data.corpus import Corpus, corpus_inputs
 from fourstage.data.documents import Kept
-from fourstage.data.encoding import Demonstration, Pair
+from fourstage.data.encoding import Demonstration
 from fourstage.data.fromtext import Sampler, TextMaterials
+from fourstage.data.judging import Judging, judged_inputs, kinds_for
 from fourstage.data.making import Limits
 from fourstage.data.prepared import PreparedData
 from fourstage.data.reading import RawFile, find_files, raw_hashes
+from fourstage.data.rewards import RewardRows, from_rows
 from fourstage.data.shapes import check_mapping
 from fourstage.errors import InputError
+from fourstage.recipe.rewarding import RewardKind
 from fourstage.recipe.schema import PARTS, Recipe
 from fourstage.tasks import Task
 
@@ -87,6 +90,8 @@ class Materials:
             "most": [self.context, self.longest],
             "measured": self.recipe.evaluation.model_dump(),
         }
+        if stage == "reward":
+            told |= judged_inputs(self.recipe)
         if data.origin(part) == "made":
             told["text"] = self.text_inputs()
             told["sampled_by"] = self._sampled_by() if stage == "reward" else None
@@ -136,13 +141,15 @@ class Materials:
         self.prepared.write_vocabulary(self._from_text[key].vocabulary.known)
         return self._from_text[key]
 
-    def rows(self, part: str, kinds: tuple[str, ...]) -> fromfiles.Rows:
+    def rows(
+        self, part: str, kinds: tuple[str, ...], judging: Judging | None = None
+    ) -> fromfiles.Rows:
         """The rows of a person's own files."""
         data = self.recipe.data
         check_mapping(data.keys)
         skip = data.bad_rows == "skip"
         return fromfiles.read_part(
-            self.found(part), kinds, part, data.validation, data.keys, skip_bad=skip
+            self.found(part), kinds, part, data.validation, data.keys, skip, judging
         )
 
     def counted_texts(self) -> Iterator[str]:
@@ -152,9 +159,13 @@ class Materials:
             yield from fromworld.counted_texts(seed, world_documents(self.recipe))
         elif data.pretrain:
             yield from self.corpus().texts("train", _COUNTED_CHARACTERS)
-        for part, kinds in (("sft", ("dialogue",)), ("preferences", ("comparison", "ranking"))):
+        section = self.recipe.reward
+        for part, kinds, judging in (
+            ("sft", ("dialogue",), None),
+            ("preferences", kinds_for(section), Judging(section)),
+        ):
             if self.found(part):
-                rows = self.rows(part, kinds)
+                rows = self.rows(part, kinds, judging)
                 yield from (row.as_text() for row in rows.train)
 
     def demonstrations(
@@ -180,25 +191,32 @@ class Materials:
         report = {"origin": origin, "asked_for": count, "held_out_borrowed": made.borrowed}
         return train, held_out, [each.task for each in held_out], report
 
-    def comparisons(
-        self, sample: Sampler | None, samples: Path
-    ) -> tuple[list[Pair], list[Pair], Report]:
-        """Training and held-out comparisons; samples drawn for them are kept in `samples`.
+    def comparisons(self, sample: Sampler | None, samples: Path) -> tuple[RewardRows, Report]:
+        """Training and held-out comparisons, or what else `reward.objective` learns from.
+
+        Samples drawn for comparisons made from the text are kept in `samples`.
 
         Raises:
-            InputError: they are to be made from the text, and there is nobody to `sample`.
+            InputError: they are to be made from the text, and there is nobody to `sample`; or the
+                origin has no such rows.
         """
         data, seed, measured = self.recipe.data, self.recipe.seed, self.recipe.evaluation
         origin, count = data.origin("preferences"), data.comparisons or _COMPARISONS
-        if origin == "world":
-            train = list(fromworld.comparisons(seed, "train", count))
-            held_out = list(fromworld.comparisons(seed, "validation", measured.pairs))
-            return train, held_out, {"origin": origin}
+        section = self.recipe.reward
         if origin == "files":
-            rows = self.rows("preferences", ("comparison", "ranking"))
-            train = [fromfiles.pair(row) for row in rows.train]
-            held_out = [fromfiles.pair(row) for row in rows.validation][: measured.pairs]
-            return train, held_out, {"origin": origin, **rows.counts, BAD: rows.bad}
+            rows = self.rows("preferences", kinds_for(section), Judging(section))
+            found = from_rows(rows.train, rows.validation, section, measured.pairs)
+            return found, {"origin": origin, **rows.counts, BAD: rows.bad}
+        _require_rows(section, origin)
+        if origin == "world":
+            held_out = list(fromworld.comparisons(seed, "validation", measured.pairs))
+            if section.objective == "bradley_terry":
+                train = list(fromworld.comparisons(seed, "train", count))
+                return RewardRows(train, held_out, held_out), {"origin": origin}
+            few = len(held_out)
+            judged = list(fromworld.judged(seed, "train", count, section.objective))
+            beyond = list(fromworld.judged(seed, "validation", few, section.objective))
+            return RewardRows(judged, beyond, held_out), {"origin": origin}
         if sample is None:
             raise InputError(
                 "data.preferences: comparisons made from the text need the SFT model's samples; "
@@ -208,7 +226,8 @@ class Materials:
         train = list(made.comparisons("preferences", count, sample, samples / "train"))
         part = "preferences held out"
         held_out = list(made.comparisons(part, few, sample, samples / "held_out"))
-        return train, held_out, {"origin": origin, "asked_for": count + few}
+        found = RewardRows(train, held_out, held_out)
+        return found, {"origin": origin, "asked_for": count + few}
 
     def prompts(self) -> tuple[list[Task], list[Task], Report]:
         """Tasks to train on, and held-out ones."""
@@ -234,3 +253,19 @@ class Materials:
         train = made.tasks("prompts", count)
         held_out = made.tasks("prompts held out", measured.prompts)
         return train, held_out, {"origin": origin, "asked_for": count}
+
+
+def _require_rows(section: RewardKind, origin: str) -> None:
+    """Checks that rows which are not a person's own can be of the kind that is asked for."""
+    own = "write data.preferences=FILE, or leave it out"
+    if section.heads:
+        raise InputError(f"reward.heads: only rows of one's own say which head they are of: {own}")
+    if section.ties != "drop":
+        raise InputError(f"reward.ties={section.ties}: only rows of one's own have ties: {own}")
+    if section.objective == "process" or (
+        origin == "made" and section.objective != "bradley_terry"
+    ):
+        raise InputError(
+            f"reward.objective={section.objective}: "
+            f"{'the world' if origin == 'world' else 'text'} has no such rows: {own}"
+        )

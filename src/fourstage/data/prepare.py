@@ -28,17 +28,15 @@ from fourstage.data.crew import workers_for
 from fourstage.data.drawing import mix_of
 from fourstage.data.encoding import (
     Demonstration,
-    Pair,
     dialogue_example,
     document_rows,
-    pair_examples,
-    shortened,
 )
 from fourstage.data.fromtext import Sampler
 from fourstage.data.materials import BAD, Materials, world_documents
 from fourstage.data.packing import packing_report
 from fourstage.data.prepared import PreparedData
 from fourstage.data.replay import add_replay, replay_inputs
+from fourstage.data.rewards import write_rewards
 from fourstage.data.shards import write_shards
 from fourstage.data.store import Store, write_store
 from fourstage.data.vocabulary import make_tokenizer, tokenizer_source
@@ -317,16 +315,15 @@ class Preparation:
         self._stage("sft", write)
 
     def reward(self, sample: Sampler | None) -> None:
-        """Stores of comparisons, chosen before rejected, and the held-out ones as text."""
+        """Stores of comparisons or judged answers, and held-out comparisons as text."""
 
         def write(folder: Path, key: str, counts: Counter[str]) -> dict[str, Any]:
             # Outside the stage's folder, so that a killed run goes on from them.
             samples = folder.with_name(f".samples-{key[:12]}")
-            train, held_out, report = self.materials.comparisons(sample, samples)
-            report["train"] = len(self._write_pairs(folder / "train", train, counts))
-            written = self._write_pairs(folder / "validation", held_out, counts)
-            report["validation"] = len(written)
-            write_lines(folder / "validation.jsonl", [pair.to_json() for pair in written])
+            rows, report = self.materials.comparisons(sample, samples)
+            tokenizer, context = self.prepared.tokenizer(), self.materials.context
+            heads = tuple(self.recipe.reward.heads)
+            report |= write_rewards(folder, rows, tokenizer, context, heads, counts)
             shutil.rmtree(samples, ignore_errors=True)
             return report
 
@@ -371,18 +368,6 @@ class Preparation:
         examples = [example for example in fitted if example is not None]
         self._require(examples, "sft")
         return write_store(folder, examples, vocab_size=tokenizer.vocab_size, masked=True)
-
-    def _write_pairs(self, folder: Path, pairs: Iterable[Pair], counts: Counter[str]) -> list[Pair]:
-        """The comparisons as they were written: those that fit, some of them shortened."""
-        tokenizer, context = self.prepared.tokenizer(), self.materials.context
-        fitted = (shortened(tokenizer, pair, context, counts) for pair in pairs)
-        written = [pair for pair in fitted if pair is not None]
-        self._require(written, "preferences")
-        examples = [row for pair in written for row in pair_examples(tokenizer, pair)]
-        margins = [{} if pair.margin is None else {"margin": pair.margin} for pair in written]
-        extra = [row for margin in margins for row in (margin, {})] if any(margins) else None
-        write_store(folder, examples, extra, vocab_size=tokenizer.vocab_size, masked=True)
-        return written
 
     def _room(self) -> int:
         """Tokens of a prompt that leave room for the longest response."""

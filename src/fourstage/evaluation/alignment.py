@@ -12,7 +12,7 @@ from fourstage import tasks as checkers
 from fourstage.data.batch import Batch, Example
 from fourstage.evaluation.estimates import Numbers
 from fourstage.evaluation.responses import Response
-from fourstage.evaluation.scoring import scores, trained_logprobs
+from fourstage.evaluation.scoring import Scorer, scores, trained_logprobs
 from fourstage.evaluation.success import checkable
 from fourstage.model.transformer import Transformer
 from fourstage.tasks import Task
@@ -50,7 +50,7 @@ def reward_rows(tokenizer: Tokenizer, responses: Sequence[Response]) -> list[lis
 
 
 def proxy_rewards(
-    name: str, reward_model: Transformer, tokenizer: Tokenizer, responses: Sequence[Response]
+    name: str, reward_model: Scorer, tokenizer: Tokenizer, responses: Sequence[Response]
 ) -> Numbers:
     """Mean normalised score of the reward model."""
     return Numbers().add_means(name, scores(reward_model, reward_rows(tokenizer, responses)))

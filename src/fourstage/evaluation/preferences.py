@@ -19,6 +19,9 @@ from fourstage.tasks import Task
 if TYPE_CHECKING:
     from fourstage.tokenizer import Tokenizer
 
+# Categories of more names than this are told of together.
+_MOST_KINDS = 50
+
 
 def expected_accuracy(
     scores: np.ndarray, golds: np.ndarray, scale: float
@@ -72,10 +75,12 @@ def pair_accuracy(
     """
     tasks = [Task.from_json(pair["task"]) for pair in pairs]
     kinds = [task.kind for task in tasks]
-    rows = _rows(tokenizer, [task.prompt for task in tasks], pairs)
+    if len(set(kinds)) > _MOST_KINDS:
+        kinds = []
+    rows = rows_of_pairs(tokenizer, [task.prompt for task in tasks], pairs)
     scores = raw_scores(model, rows).reshape(-1, 2)
     other = [tasks[i].prompt for i in _derangement(len(tasks), seed)]
-    shuffled = raw_scores(model, _rows(tokenizer, other, pairs)).reshape(-1, 2)
+    shuffled = raw_scores(model, rows_of_pairs(tokenizer, other, pairs)).reshape(-1, 2)
     lengths = np.array([len(row) for row in rows], np.float64).reshape(-1, 2)
     numbers = Numbers()
     golds = _golds(pairs)
@@ -133,16 +138,17 @@ def accuracy_by(
         1 and 0, or 0 and 1; tables `accuracy_by_length`, in tokens that the better answer is
         longer, and `accuracy_by_margin`, in gold or in the rows' own margins.
     """
-    golds = np.tile([1.0, 0.0], (len(scores), 1)) if (told := golds) is None else golds
-    kept = golds[:, 0] != golds[:, 1]
-    found, gap = in_order(scores, golds)[kept], (golds[:, 0] - golds[:, 1])[kept]
+    order = np.tile([1.0, 0.0], (len(scores), 1)) if golds is None else golds
+    kept = order[:, 0] != order[:, 1]
+    found, gap = in_order(scores, order)[kept], (order[:, 0] - order[:, 1])[kept]
     longer = (lengths[:, 0] - lengths[:, 1])[kept] * np.sign(gap)
     numbers = Numbers().add_means("longer_better_accuracy", found[longer > 0])
     numbers.add_means("shorter_better_accuracy", found[longer < 0])
     numbers.extra["accuracy_by_length"] = accuracy_table(longer, found)
-    margins = np.abs(gap) if told is not None else None if margins is None else margins[kept]
+    if golds is not None:
+        margins = np.abs(golds[:, 0] - golds[:, 1])
     if margins is not None:
-        numbers.extra["accuracy_by_margin"] = accuracy_table(margins, found)
+        numbers.extra["accuracy_by_margin"] = accuracy_table(margins[kept], found)
     return numbers
 
 
@@ -172,7 +178,7 @@ def accuracy_table(by: np.ndarray, found: np.ndarray, bins: int = 5) -> list[dic
     return rows
 
 
-def _rows(
+def rows_of_pairs(
     tokenizer: Tokenizer, prompts: Sequence[Any], pairs: Sequence[Mapping[str, Any]]
 ) -> list[list[int]]:
     """The chosen and the rejected row of each pair, in turn."""

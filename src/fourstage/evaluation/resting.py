@@ -44,7 +44,7 @@ def partial_correlation(
     """
     columns = [first, second] if given is None else [first, second, given]
     x = np.stack([np.asarray(column, np.float64) for column in columns])
-    if not x.shape[1] or not (np.abs(x) > 0).any(axis=1)[:2].all():
+    if not x[0].any() or not x[1].any():
         return None
     products = (x[:, None, :] * x[None, :, :]).reshape(len(x) ** 2, -1)
     generator = numpy_generator(seed, "bootstrap of correlations", x.shape[1])
@@ -101,8 +101,14 @@ def rests_on(
     return numbers
 
 
-def _add(numbers: Numbers, name: str, *columns: np.ndarray) -> None:
-    value = partial_correlation(*columns)
+def _add(
+    numbers: Numbers,
+    name: str,
+    first: np.ndarray,
+    second: np.ndarray,
+    given: np.ndarray | None = None,
+) -> None:
+    value = partial_correlation(first, second, given)
     if value is not None:
         numbers.add(name, value)
 

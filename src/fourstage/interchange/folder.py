@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,12 +37,14 @@ def save_model(
     *,
     card: str,
     extra_config: Mapping[str, Any] | None = None,
+    beside: Callable[[Path], None] | None = None,
 ) -> None:
     """Writes a folder that `transformers` and `load_model` open; it is whole or absent.
 
     Args:
         card: the text of README.md, in Markdown, without front matter.
         extra_config: further fields of config.json.
+        beside: writes further files into the folder before it is there.
 
     Raises:
         MachineError: the disk refuses it.
@@ -64,6 +66,8 @@ def save_model(
             files.write_json(aside / "generation_config.json", {**generation, "do_sample": False})
         tokenizer.save(aside)
         files.write_text(aside / "README.md", _front_matter(reward) + card.strip() + "\n")
+        if beside is not None:
+            beside(aside)
 
 
 def _front_matter(reward: bool) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fourstage.data import prepare
+from fourstage.data.comparing import elements_of
 from fourstage.data.fromtext import Sampler
 from fourstage.data.prepared import PreparedData
 from fourstage.data.replay import own_tokens
@@ -75,7 +76,7 @@ class Datasets:
             store = PreparedData(self.run).store(stage, "train")
             replays = stage == "pretrain" and self.recipe.data.replay is not None
             tokens = own_tokens(store) if replays else store.tokens_total
-            self._known[stage] = len(store) // 2 if stage == "reward" else tokens
+            self._known[stage] = elements_of(store) if stage == "reward" else tokens
         elif noted is not None and self._is_the_same(stage):
             self._known[stage] = noted
 

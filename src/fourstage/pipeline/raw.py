@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fourstage.data.corpus import corpus_inputs, text_files
+from fourstage.data.judging import judged_inputs
 from fourstage.data.reading import RawFile, find_files, raw_hashes
 from fourstage.data.replay import replay_inputs
 from fourstage.errors import InputError
@@ -92,6 +93,8 @@ def data_key(recipe: Recipe, stage: str, hashes: Hashes) -> str:
     if origin == "files" and stage != "pretrain":
         told |= {"files": sorted(hashes.get(part, {}).values()), "keys": data.keys}
         told["bad_rows"] = data.bad_rows
+    if stage == "reward":
+        told |= judged_inputs(recipe)
     from_text = origin == "made" or (stage == "rl" and bool(data.paths("pretrain")))
     if from_text or (origin == "files" and stage == "pretrain"):
         text = sorted(hashes.get("pretrain", {}).values())

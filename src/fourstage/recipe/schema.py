@@ -22,6 +22,7 @@ from fourstage.recipe.data import (
 )
 from fourstage.recipe.numbers import Real, Seconds, Whole
 from fourstage.recipe.ramp import BatchRamp, StepCells
+from fourstage.recipe.rewarding import RewardKind
 
 OpenFraction = Annotated[Real, Field(ge=0, lt=1)]
 Schedule = Literal["cosine", "linear", "wsd", "constant"]
@@ -193,12 +194,13 @@ class Sft(Stage):
     """Next-token prediction on the responses of demonstrations."""
 
 
-class Reward(Stage):
-    """Bradley-Terry on comparisons. One epoch over `data.comparisons` unless said otherwise."""
+class Reward(Stage, RewardKind):
+    """A reward model. One epoch over `data.comparisons` unless said otherwise.
+
+    `pairs_per_step` counts rows of data.preferences: pairs, rankings, or answers judged alone.
+    """
 
     pairs_per_step: PositiveInt | None = None
-    centring: NonNegative = 0.01
-    language_coefficient: NonNegative = 0.0
 
 
 class RL(Stage):

@@ -44,8 +44,9 @@ def stage_batch(run: Path, stage: str, step: int | None = None) -> tuple[Batch, 
         raise InputError(f"--stage {stage}: no such stage{near}; write one of {', '.join(STAGES)}")
     if stage == "rl":
         return load_rollout(run, step)[1], False
+    from fourstage.data.comparing import label_scales, reward_source
     from fourstage.data.drawing import text_source
-    from fourstage.data.sources import ExampleSource, PairSource
+    from fourstage.data.sources import ExampleSource
     from fourstage.data.store import Store
 
     folder = Path(run) / "data" / stage / "train"
@@ -53,10 +54,11 @@ def stage_batch(run: Path, stage: str, step: int | None = None) -> tuple[Batch, 
         raise InputError(f"{folder}: the data of this stage are not prepared yet; run it first")
     recipe, store = resolved_recipe(run), Store.open(folder)
     if stage == "reward":
-        pairs = PairSource(
-            store, _told(recipe.reward.pairs_per_step, "reward.pairs_per_step"), recipe.seed
-        )
-        return pairs.batch(step or 0), True
+        many = _told(recipe.reward.pairs_per_step, "reward.pairs_per_step")
+        heads = tuple(recipe.reward.heads)
+        scored = recipe.reward.objective == "regression"
+        scales = label_scales(store, heads) if scored else {}
+        return reward_source(store, many, recipe.seed, heads, scales).batch(step or 0), True
     cells = _told(recipe.stage(stage).batch_tokens, f"{stage}.batch_tokens")
     if stage == "sft":
         return ExampleSource(store, cells, recipe.seed).batch(step or 0), False

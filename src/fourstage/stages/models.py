@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from fourstage.errors import InputError
 from fourstage.evaluation.estimates import Numbers
@@ -15,6 +16,7 @@ from fourstage.interchange import (
     with_tokenizer,
     with_vocabulary,
 )
+from fourstage.interchange.rewards import as_ensemble, members_of
 from fourstage.model.transformer import Transformer
 from fourstage.planning import model_config, parent_folder
 from fourstage.planning.parent import at_positions
@@ -107,7 +109,7 @@ def _opened(folder: Path, context: StageContext) -> tuple[Transformer, list[str]
 
 
 def reward_model(folder: Path, context: StageContext) -> Transformer:
-    """A folder's reward model, frozen.
+    """A folder's reward model, frozen: an `Ensemble`, where it has several members.
 
     Raises:
         InputError: it is no reward model, or was made with another tokenizer.
@@ -120,6 +122,11 @@ def reward_model(folder: Path, context: StageContext) -> Transformer:
     theirs = _tokenizer_of(folder)
     if theirs is not None and not theirs.is_same_as(context.tokenizer):
         raise _another_tokenizer(folder)
+    members = members_of(folder)
+    if members:
+        ensemble = as_ensemble(folder, [scorer(member, context) for member in members])
+        # What scores is only read through `evaluation.scoring.Scorer`, which both are.
+        return cast("Transformer", ensemble.eval().requires_grad_(False))
     return frozen(scorer(folder, context))
 
 
@@ -174,8 +181,17 @@ def _another_tokenizer(folder: Path) -> InputError:
     )
 
 
-def save(context: StageContext, model: Transformer, numbers: Numbers) -> None:
-    """Writes the stage's model folder; its bytes depend on the run's inputs alone."""
+def save(
+    context: StageContext,
+    model: Transformer,
+    numbers: Numbers,
+    extra_config: Mapping[str, Any] | None = None,
+    beside: Callable[[Path], None] | None = None,
+) -> None:
+    """Writes the stage's model folder; its bytes depend on the run's inputs alone.
+
+    `extra_config` and `beside` are those of `save_model`.
+    """
     if not context.group.writes:
         return
     product, words = PRODUCTS[context.stage]
@@ -195,7 +211,10 @@ def save(context: StageContext, model: Transformer, numbers: Numbers) -> None:
             *table,
         ]
     )
-    save_model(context.folder / "model", model, context.tokenizer, card=card)
+    folder = context.folder / "model"
+    save_model(
+        folder, model, context.tokenizer, card=card, extra_config=extra_config, beside=beside
+    )
 
 
 def results(context: StageContext, numbers: Numbers, trained: TrainResult) -> dict:

@@ -1,93 +1,149 @@
-"""Stage 3: a reward model from comparisons (Bradley-Terry), read at `<|reward|>`.
+"""Stage 3: a reward model from comparisons or judged answers, read at `<|reward|>`.
 
 Starts from the chat model's body with a new scalar head; reads data/reward. Measured by how it
-orders held-out pairs, against the ceiling that the noise of the preferences sets.
+orders held-out pairs, against the ceiling that the noise of the preferences sets, and by what its
+scores rest on. With `reward.ensemble` it is several, of which all but the first train in members/.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from fourstage.adapters.adapting import merge
 from fourstage.data.batch import Batch
-from fourstage.data.sources import PairSource
+from fourstage.data.comparing import (
+    Elements,
+    Scales,
+    label_scales,
+    reward_batch,
+    reward_source,
+)
 from fourstage.data.store import Store
-from fourstage.evaluation.alignment import reward_rows
+from fourstage.evaluation.agreement import agreement
 from fourstage.evaluation.estimates import Numbers
+from fourstage.evaluation.judgements import held_out_judgements
 from fourstage.evaluation.preferences import pair_accuracy
-from fourstage.evaluation.scoring import raw_scores
-from fourstage.model.layout import Layout
+from fourstage.evaluation.scoring import Scorer, device_of
+from fourstage.interchange import save_model
+from fourstage.interchange.rewards import (
+    ensemble_config,
+    heads_config,
+    member_folder,
+    write_heads,
+)
+from fourstage.model.ensemble import Ensemble
+from fourstage.model.heads import Heads, give_heads
 from fourstage.model.transformer import Transformer
 from fourstage.objectives.bradley_terry import BradleyTerry
+from fourstage.objectives.judged import Judged, StepJudged
 from fourstage.objectives.objective import Objective
+from fourstage.precision import autocast
+from fourstage.randomness import seed_for
+from fourstage.recipe.rewarding import RewardKind
 from fourstage.stages.adapting import narrow
 from fourstage.stages.context import StageContext
-from fourstage.stages.datafiles import held_out_pairs, reference_rows
+from fourstage.stages.datafiles import held_out_pairs
+from fourstage.stages.judges import Judge, References, fold, judge_of, scale, settle
 from fourstage.stages.models import results, save, starting_model
+from fourstage.training.counts import TrainResult
 from fourstage.training.guards import GuardFailed, documents_do_not_leak
+from fourstage.training.metrics import add_metrics
 from fourstage.worlds.calibration import PREFERENCE_SCALE
 
-_WATCHED = 200
-# Responses whose scores set the zero and the unit of the reward.
-_REFERENCES = 512
+# Held-out elements that are watched as it trains, and cells of them that are scored at a time.
+_WATCHED, _CELLS = 200, 8192
 
 
-class WithLanguage(nn.Module):
-    """A scorer that also keeps the language head, for a language loss beside the comparisons."""
+@dataclass
+class Member:
+    """A trained scorer, its heads where it has several, and what its training took."""
 
-    def __init__(self, scorer: Transformer, head: Tensor):
-        super().__init__()
-        self.scorer = scorer
-        self.head = nn.Parameter(head.detach().clone())
-        self.config = scorer.config
-
-    def forward(self, tokens: Tensor, layout: Layout) -> Tensor:
-        return self.scorer(tokens, layout)
-
-    def scores(self, hidden: Tensor) -> Tensor:
-        return self.scorer.scores(hidden)
-
-    def language_logits(self, hidden: Tensor) -> Tensor:
-        return nn.functional.linear(hidden, self.head)
+    model: Transformer
+    heads: Heads | None
+    numbers: Numbers
+    trained: TrainResult
 
 
 def run(context: StageContext) -> dict[str, Any]:
     """Trains the reward model; the content of results.json."""
     section = context.section
     chat_model = starting_model(context)
-    model = chat_model.with_scalar_head(context.seed)
+    references = References(context, chat_model)
+    members = [
+        train_member(context, chat_model, references, number) for number in range(section.ensemble)
+    ]
+    model, numbers = members[0].model, Numbers().update(members[0].numbers)
+    scorer: Transformer | Ensemble = model
+    if len(members) > 1:
+        scorer = Ensemble([member.model for member in members], section.caution)
+        numbers.update(context.measure("ensemble_scale", lambda: scale(scorer, references)))
+        settle(scorer, numbers)
+    numbers.update(context.measure("pairs", lambda: _pairs(context, scorer)))
+    _save(context, members, scorer, numbers)
+    return results(context, numbers, _together([member.trained for member in members]))
+
+
+def train_member(
+    context: StageContext, chat_model: Transformer, references: References, number: int
+) -> Member:
+    """Member `number` of the ensemble; the first is all there is, unless more are asked for."""
+    section, seed = context.section, context.seed
+    if number:
+        folder = context.folder / "members" / str(number)
+        context = dataclasses.replace(context, folder=folder)
+        seed = seed_for(seed, "member", number)
+    names = tuple(section.heads)
+    model = chat_model.with_scalar_head(seed)
+    if names:
+        give_heads(model, names, seed)
     narrow(context, model)
-    with_language = section.language_coefficient > 0
-    module = WithLanguage(model, chat_model.output_weight) if with_language else model
-    if section.adapter is not None and isinstance(module, WithLanguage):
+    data = context.data / "reward"
+    store, held_out = Store.open(data / "train"), Store.open(data / "validation")
+    head = chat_model.output_weight if section.language_coefficient else None
+    module = judge_of(model, head, section.ties, store)
+    if section.adapter is not None and isinstance(module, Judge) and head is not None:
         module.head.requires_grad_(False)
-    held_out = Store.open(context.data / "reward" / "validation")
-    source = PairSource(
-        Store.open(context.data / "reward" / "train"), section.pairs_per_step, context.seed
-    )
+    scales = label_scales(store, names) if section.objective == "regression" else {}
+    objective = objective_of(section)
     trained = context.train(
         module,
-        BradleyTerry(section.centring, section.language_coefficient),
-        source,
+        objective,
+        reward_source(store, section.pairs_per_step, seed, names, scales),
         guards=[ends_in(context.tokenizer.reward), documents_do_not_leak()],
-        validate=lambda: _watch(model, held_out),
+        validate=lambda: watch(module, objective, held_out, names, scales),
+        seed=seed,
     )
-    scale = context.measure("scale", lambda: _scale(context, model, chat_model))
-    model.reward_mean = scale.metrics.get("reward_mean", 0.0)
-    model.reward_std = scale.metrics.get("reward_std", 1.0)
-    pairs = held_out_pairs(context, context.recipe.evaluation.pairs)
-    drawn_by_gold = context.recipe.data.origin("preferences") == "world"
-    scale_of_labels = PREFERENCE_SCALE if drawn_by_gold else None
-    accuracy = context.measure(
-        "pairs",
-        lambda: pair_accuracy(model, context.tokenizer, pairs, scale_of_labels, context.seed),
+    numbers = context.measure(
+        "judgements", lambda: held_out_judgements(model, held_out, section.objective, names)
     )
-    numbers = Numbers().update(scale).update(accuracy)
-    save(context, model, numbers)
-    return results(context, numbers, trained)
+    heads = None
+    if names:
+        units = context.measure("head_scales", lambda: scale(model, references, names))
+        heads = fold(model, dict(section.heads), units)
+    numbers.update(context.measure("scale", lambda: scale(model, references)))
+    settle(model, numbers)
+    return Member(model, heads, numbers, trained)
+
+
+def objective_of(section: RewardKind) -> Objective:
+    """What `reward.objective` minimises."""
+    if section.objective == "process":
+        return StepJudged()
+    if section.objective != "bradley_terry":
+        return Judged(section.objective)
+    return BradleyTerry(
+        section.centring,
+        section.language_coefficient,
+        margin=section.margin,
+        smoothing=section.label_smoothing,
+        ties=section.ties,
+    )
 
 
 def ends_in(token: int):
@@ -103,28 +159,90 @@ def ends_in(token: int):
     return guard
 
 
-def _watch(model: Transformer, store: Store) -> dict[str, float]:
-    """Loss and accuracy on some held-out pairs, by their labels."""
-    rows = [store[index].tokens.tolist() for index in range(2 * min(_WATCHED, len(store) // 2))]
-    scores = raw_scores(model, rows).reshape(-1, 2)
-    gap = scores[:, 0] - scores[:, 1]
-    return {
-        "validation_loss": float(np.logaddexp(0.0, -gap).mean()),
-        "validation_pair_accuracy": float(((np.sign(gap) + 1) / 2).mean()),
-    }
+@torch.no_grad()
+def watch(
+    module: Any,
+    objective: Objective,
+    store: Store,
+    heads: Sequence[str] = (),
+    scales: Scales | None = None,
+) -> dict[str, float]:
+    """Loss and accuracy on some held-out elements, by their labels."""
+    elements = Elements(store)
+    chosen = list(range(min(_WATCHED, len(elements))))
+    batch = reward_batch(elements, chosen, heads, scales)
+    device, sums = device_of(module), {}
+    for micro in batch.split(_CELLS):
+        with autocast(device):
+            _, metrics = objective.sums(module, micro.to(device))
+        add_metrics(sums, metrics)
+    read = {name: float(total) / (float(count) or 1.0) for name, (total, count) in sums.items()}
+    loss = read.get("preference_loss", read.get("squared_error"))
+    found = {"validation_loss": loss} if loss is not None else {}
+    if "accuracy" in read:
+        found["validation_pair_accuracy"] = read["accuracy"]
+    return found
 
 
-def _scale(context: StageContext, model: Transformer, chat_model: Transformer) -> Numbers:
-    """`reward_mean`: raw score of reference responses; `reward_std`: of the chat model's samples.
+def _pairs(context: StageContext, scorer: Transformer | Ensemble) -> Numbers:
+    """What held-out comparisons tell; nothing where there are none."""
+    section, recipe = context.section, context.recipe
+    pairs = held_out_pairs(context, recipe.evaluation.pairs)
+    if not pairs:
+        return Numbers()
+    drawn_by_gold = recipe.data.origin("preferences") == "world"
+    numbers = pair_accuracy(
+        scorer,
+        context.tokenizer,
+        pairs,
+        PREFERENCE_SCALE if drawn_by_gold else None,
+        context.seed,
+        are_logits=section.objective == "bradley_terry" and not section.heads,
+    )
+    if isinstance(scorer, Ensemble):
+        numbers.update(agreement(scorer, context.tokenizer, pairs))
+    return numbers
 
-    So demonstrations score 0 on average (InstructGPT, section 3.5), and a unit is what the policy's
-    own responses vary by.
-    """
-    tasks, rows = reference_rows(context, _REFERENCES)
-    mean = raw_scores(model, rows).mean() if rows else 0.0
-    chat = context.chat(chat_model)
-    prompts = [task.prompt for task in chat.answerable(tasks)]
-    drawn = chat.respond(prompts, context.recipe.rl.temperature, "reward scale")
-    scores = raw_scores(model, reward_rows(context.tokenizer, drawn))
-    std = float(scores.std()) if len(scores) > 1 and scores.std() > 0 else 1.0
-    return Numbers().add("reward_mean", float(mean)).add("reward_std", std)
+
+def _save(
+    context: StageContext,
+    members: Sequence[Member],
+    scorer: Scorer,
+    numbers: Numbers,
+) -> None:
+    """Writes the model folder: the first member, its heads, and the other members inside it."""
+    first, others = members[0], members[1:]
+    told: dict[str, Any] = heads_config(first.heads) if first.heads else {}
+    if isinstance(scorer, Ensemble):
+        told |= ensemble_config(scorer)
+
+    def beside(folder) -> None:
+        _write_heads(folder, first)
+        for number, member in enumerate(others, 1):
+            merge(member.model)
+            save_model(
+                member_folder(folder, number),
+                member.model,
+                context.tokenizer,
+                card=f"# {context.recipe.name}: member {number} of the reward model",
+                extra_config=heads_config(member.heads) if member.heads else None,
+                beside=lambda inside, member=member: _write_heads(inside, member),
+            )
+
+    save(context, first.model, numbers, extra_config=told, beside=beside)
+
+
+def _write_heads(folder, member: Member) -> None:
+    if member.heads is not None:
+        write_heads(folder, member.heads)
+
+
+def _together(trained: Sequence[TrainResult]) -> TrainResult:
+    """What the training of all members took."""
+    return dataclasses.replace(
+        trained[0],
+        tokens=sum(each.tokens for each in trained),
+        seconds=sum(each.seconds for each in trained),
+        flops=sum(each.flops for each in trained),
+        skipped=sum(each.skipped for each in trained),
+    )

@@ -20,6 +20,7 @@ SHAPES = {
     "ranking": "ranked answers",
     "scored": "scored answers",
     "unpaired": "a labelled answer",
+    "stepwise": "an answer in judged steps",
     "prompt": "a prompt alone",
 }
 # Rows that have all that those of the file's shape have are no faults in it.
@@ -35,20 +36,24 @@ _ALSO_FIT = {
     "scored": {"ranking"},
     "implicit-prompt": {"preference"},
 }
-# The fields of a recipe that take a kind of row. No objective learns from single labelled answers.
+# The fields of a recipe that take a kind of row; the last two where reward.objective says so.
 STAGES_OF: dict[str, tuple[str, ...]] = {
     "text": ("data.pretrain",),
     "dialogue": ("data.sft", "data.prompts"),
     "comparison": ("data.preferences",),
     "ranking": ("data.preferences",),
-    "unpaired": (),
     "prompt": ("data.prompts",),
+    "unpaired": ("data.preferences",),
+    "stepwise": ("data.preferences",),
 }
 _NEEDS = {
     "text": "text",
     "dialogue": "messages, conversations, prompt + completion or instruction + output",
     "comparison": "prompt + chosen + rejected, or ranked answers",
     "prompt": "prompt",
+    "unpaired": "prompt + completion + label",
+    "stepwise": "prompt + completions + labels, one for each step",
+    "scored": "prompt + response + score, or responses + scores",
 }
 
 

@@ -22,6 +22,7 @@ from fourstage.data.shapes.comparisons import PAIRS, read_comparison
 from fourstage.data.shapes.hints import FORMS, unknown
 from fourstage.data.shapes.rankings import read_ranking
 from fourstage.data.shapes.row import Malformed, Row
+from fourstage.data.shapes.steps import read_steps
 from fourstage.data.shapes.truth import TRUTHS
 from fourstage.data.shapes.turns import is_conversation
 from fourstage.data.shapes.values import Columns, kind_of
@@ -41,6 +42,7 @@ NAMES = frozenset(
             "reasoning_content",
             "winner",
             "preference",
+            *("steps", "step_labels", "head", "category"),
         ),
         *("response_a", "response_b", "score_chosen", "score_rejected"),
         *(name for pair in PAIRS for name in pair),
@@ -50,6 +52,7 @@ NAMES = frozenset(
 # less, so that comparisons are no prompts with an odd column.
 _READERS: tuple[Callable[[Columns, str], Row | None], ...] = (
     read_comparison,
+    read_steps,
     read_ranking,
     read_program,
     read_choice,

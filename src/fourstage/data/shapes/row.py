@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 
 from fourstage.tasks import Messages
@@ -25,8 +25,8 @@ class Row:
     """A row that was understood.
 
     Attributes:
-        kind: what it can teach: "text", "dialogue", "comparison", "ranking", "unpaired" or
-            "prompt".
+        kind: what it can teach: "text", "dialogue", "comparison", "ranking", "unpaired",
+            "stepwise" or "prompt".
         where: its place, for messages.
         text: of a text row, as it stands; of a transcript, too.
         messages: a whole conversation, or what stands before the answer(s). Tools stand in the
@@ -36,8 +36,11 @@ class Row:
         margin: by how much the chosen answer is better, where that is told.
         shape: the form it was written in, one of `SHAPES`.
         trained: for each of the messages of a dialogue, whether it is trained on.
-        responses: of a ranking; of a multiple choice its choices.
+        responses: of a ranking; of a multiple choice its choices; of an answer its judged steps.
         scores: of each response, higher is better; of a dialogue that of its answer.
+        head: which head of a reward model the row is about.
+        attributes: scores by the names of several heads.
+        category: what the row is counted under when it is held out.
         ranks: of each response, 1 is best and ties are equal.
         label: whether the answer of an unpaired row is a good one.
         answer: the ground truth that an answer can be checked by, of several the first; for code
@@ -58,6 +61,9 @@ class Row:
     ranks: tuple[float, ...] = ()
     label: bool | None = None
     answer: str | None = None
+    head: str = ""
+    attributes: Mapping[str, float] = field(default_factory=dict)
+    category: str = ""
 
     def as_text(self) -> str:
         """The row as plain text, for pretraining: of several answers the best."""
@@ -65,7 +71,9 @@ class Row:
             return self.text
         parts = [message["content"] for message in self.messages or []]
         if self.kind == "ranking":
-            parts.append(self.responses[_standings(self.scores, self.ranks).index(1)])
+            parts.append(self.responses[self.standings().index(1)])
+        elif self.kind == "stepwise":
+            parts += self.responses
         return "\n".join(part for part in [*parts, self.chosen] if part)
 
     def conversation(self, answer: str) -> Messages:
@@ -80,7 +88,7 @@ class Row:
             return [self]
         if self.kind != "ranking":
             return []
-        places = _standings(self.scores, self.ranks)
+        places = self.standings()
         order = sorted(range(len(places)), key=lambda index: places[index])
         return [
             self._pair(better, worse)
@@ -88,6 +96,10 @@ class Row:
             if places[better] != places[worse]
             and self.responses[better].strip() != self.responses[worse].strip()
         ]
+
+    def standings(self) -> list[int]:
+        """The place of each response of a ranking, from 1; ties share theirs."""
+        return _standings(self.scores, self.ranks)
 
     def _pair(self, better: int, worse: int) -> Row:
         return Row(
@@ -98,6 +110,8 @@ class Row:
             rejected=self.responses[worse],
             margin=self.scores[better] - self.scores[worse] if self.scores else None,
             shape="preference",
+            head=self.head,
+            category=self.category,
         )
 
 
