@@ -150,13 +150,42 @@ def test_an_ensemble_ends_with_the_same_bits_when_its_members_were_cut_off(run, 
     assert sha256_folder(run / "reward" / "model") == whole
 
 
+@pytest.mark.parametrize(("objective", "key"), [("regression", "score"), ("binary", "label")])
+def test_answers_judged_alone_teach_what_is_said_of_them(run, tmp_path, objective, key):
+    says = {"score": (4.5, 1.0), "label": (True, False)}[key]
+    answers = ("Yes, my friend, number {} is.", "No, number {} is not.")
+    rows = [
+        {"prompt": f"Is {n} there?", "response": answers[n % 2].format(n), key: says[n % 2]}
+        for n in range(80)
+    ]
+    preferences = written(tmp_path / "judged.jsonl", rows)
+    longer = ("reward.steps=30", "reward.learning_rate=3e-3")
+    metrics = rewarded(run, preferences, f"reward.objective={objective}", *longer)["metrics"]
+    assert metrics["label_correlation"] > 0.9
+    assert metrics.get("label_auc", 1.0) == 1.0
+    assert "pair_accuracy" not in metrics
+
+
+def test_scores_for_each_of_several_heads_stand_in_columns_of_their_own(run, tmp_path):
+    answers = ("Yes, my friend, number {} is.", "No, number {} is not.")
+    rows = []
+    for n in range(80):
+        told = {"kind": (4, 1)[n % 2], "sure": (1, 3)[n % 2]}
+        rows.append({"prompt": f"Is {n} there?", "response": answers[n % 2].format(n), **told})
+    del rows[7]["sure"]
+    preferences = written(tmp_path / "judged.jsonl", rows)
+    heads = ("reward.objective=regression", "reward.heads.kind=1", "reward.heads.sure=0.5")
+    longer = ("reward.steps=30", "reward.learning_rate=3e-3")
+    metrics = rewarded(run, preferences, *heads, *longer)["metrics"]
+    assert metrics["label_correlation/kind"] > 0.9
+    assert metrics["label_correlation/sure"] > 0.9
+
+
 @pytest.mark.parametrize("objective", ["regression", "binary"])
-def test_answers_judged_alone_teach_an_order_too(run, objective):
-    longer = ("reward.steps=40", "reward.learning_rate=3e-3", "data.comparisons=400")
-    found = rewarded(run, f"reward.objective={objective}", *longer)
-    assert found["metrics"]["label_correlation"] > 0.15
-    assert 0 <= found["metrics"]["pair_accuracy"] <= 1
-    assert ("label_auc" in found["metrics"]) == (objective == "binary")
+def test_the_world_has_answers_judged_alone(run, objective):
+    found = rewarded(run, f"reward.objective={objective}", "reward.steps=2")["metrics"]
+    assert {"label_correlation", "pair_accuracy", "pair_accuracy_ceiling"} <= found.keys()
+    assert "calibration_error" not in found
 
 
 def ranked(count: int = 40) -> list[dict]:

@@ -78,11 +78,12 @@ class Judging:
 
 
 def judged_inputs(recipe: Recipe) -> dict[str, Any]:
-    """What of `reward` decides its rows; nothing where they are those of plain comparisons."""
+    """What of `reward` decides its rows, or that there are none; nothing of plain comparisons."""
     section = recipe.reward
     told: dict[str, Any] = {}
     if section.objective != "bradley_terry":
         told["objective"] = section.objective
-    if recipe.data.origin("preferences") == "files":
+    asks = bool(section.heads) or section.ties != "drop"
+    if asks or recipe.data.origin("preferences") == "files":
         told |= {"heads": sorted(section.heads), "ties": section.ties != "drop"}
     return told
