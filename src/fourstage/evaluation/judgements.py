@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from fourstage.data.batch import Batch
+from fourstage.data.batch import Batch, Example
 from fourstage.data.comparing import Elements
 from fourstage.data.store import Store
 from fourstage.evaluation.calibration import area_under_curve, calibration_error, reliability
@@ -94,7 +94,7 @@ def _of_steps(model: Transformer, elements: Elements) -> Numbers:
     """
     store = elements.store
     told = [store.row(row) for row in range(len(store))]
-    found = cell_scores(model, store, [row["cells"] for row in told])
+    found = cell_scores(model, list(store), [row["cells"] for row in told])
     labels = [np.array(row["labels"], np.float64) for row in told]
     numbers = _of_thumbs("step", np.concatenate(found), np.concatenate(labels))
     firsts = [
@@ -112,19 +112,19 @@ def first_error(scores: np.ndarray) -> int:
 
 @torch.no_grad()
 def cell_scores(
-    model: Transformer, store: Store, cells: Sequence[Sequence[int]]
+    model: Transformer, examples: Sequence[Example], cells: Sequence[Sequence[int]]
 ) -> list[np.ndarray]:
-    """Raw scores of each row of a store at cells of its own, float64."""
+    """Raw scores of each row at cells of its own, float64."""
     device = device_of(model)
-    found: list[np.ndarray] = [np.zeros(0)] * len(store)
+    found: list[np.ndarray] = [np.zeros(0)] * len(examples)
 
     def work(portion: list[int]) -> None:
-        batch = Batch.rows([store[index] for index in portion]).to(device)
+        batch = Batch.rows([examples[index] for index in portion]).to(device)
         with autocast(device):
             hidden = model(batch.tokens, batch.layout)
             scores = model.scores(hidden).double().cpu().numpy()
         for index, part in zip(portion, np.split(scores, np.cumsum(batch.lengths)), strict=False):
             found[index] = part[list(cells[index])]
 
-    in_halves(alike(store.lengths.tolist(), device), work)
+    in_halves(alike([len(each.tokens) for each in examples], device), work)
     return found
