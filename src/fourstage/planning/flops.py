@@ -125,8 +125,11 @@ def training_work(recipe: Recipe, stage: str, rows: RowTokens) -> Work:
     section = recipe.stage(stage)
     steps = section.steps or 0
     if stage == "reward":
-        tokens = steps * (recipe.reward.pairs_per_step or 0) * 2 * rows.compared
-        return Work(trained_scalar=tokens, document_tokens=rows.compared, updates=steps)
+        reward = recipe.reward
+        updates = steps * reward.ensemble
+        answers = (reward.pairs_per_step or 0) * reward.rows_together
+        tokens = updates * answers * rows.compared
+        return Work(trained_scalar=tokens, document_tokens=rows.compared, updates=updates)
     if stage != "rl":
         length = rows.document if stage == "pretrain" else rows.demonstration
         tokens = steps * (section.batch_tokens or 0)

@@ -309,7 +309,9 @@ class _Filling:
             epochs = self.fill("reward.epochs", 1.0, "InstructGPT: more than one overfits")
         limits = [
             math.ceil(epochs * there / pairs) if epochs else None,
-            math.ceil(stage.tokens / (2 * rows.compared * pairs)) if stage.tokens else None,
+            math.ceil(stage.tokens / (stage.rows_together * rows.compared * pairs))
+            if stage.tokens
+            else None,
         ]
         steps = min((limit for limit in limits if limit), default=None)
         if steps is not None:

@@ -67,3 +67,8 @@ class RewardKind(Section):
         if wrong:
             raise ValueError(f"heads names {wrong[0]!r}: write small letters, digits and _ alone")
         return self
+
+    @property
+    def rows_together(self) -> int:
+        """Answers of one row of data.preferences, as far as is known before it is read."""
+        return 2 if self.objective == "bradley_terry" else 1
