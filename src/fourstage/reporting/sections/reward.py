@@ -11,6 +11,7 @@ from fourstage.reporting.figures import dot_figure, noisy, panels
 from fourstage.reporting.html import Markup, join, tag
 from fourstage.reporting.numbers import figures, is_number, measured, share
 from fourstage.reporting.runfiles import RunFiles, StageFiles
+from fourstage.reporting.sections import judging
 from fourstage.reporting.sections.stability import marked, stability
 
 MEASURES = (
@@ -20,6 +21,12 @@ MEASURES = (
     ("pair_accuracy_shuffled_prompts", "prompts shuffled", None),
     ("right_wrong_accuracy", "right over wrong", None),
     ("both_right_accuracy", "both right", None),
+    ("longer_better_accuracy", "the better is longer", None),
+    ("shorter_better_accuracy", "the better is shorter", None),
+    ("ranking_accuracy", "within rankings", None),
+    ("label_accuracy", "thumbs", None),
+    ("step_accuracy", "steps", None),
+    ("first_error_accuracy", "first error", None),
 )
 
 
@@ -27,7 +34,16 @@ def section(run: RunFiles) -> Markup | None:
     stage = run["reward"]
     if not stage.begun:
         return None
-    return join(_words(stage), _accuracies(stage), _kinds(stage), _curves(stage), stability(stage))
+    return join(
+        _words(stage),
+        judging.words(stage),
+        _accuracies(stage),
+        _kinds(stage),
+        judging.binned(stage),
+        judging.rests(stage),
+        _curves(stage),
+        stability(stage),
+    )
 
 
 def _words(stage: StageFiles) -> Markup | None:
