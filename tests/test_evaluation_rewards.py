@@ -25,6 +25,13 @@ from fourstage.evaluation.alignment import reward_rows
 from fourstage.evaluation.drift import Familiar, drift, familiar
 from fourstage.evaluation.estimates import Numbers
 from fourstage.evaluation.judgements import cell_scores, first_error
+from fourstage.evaluation.likelihood import (
+    Turn,
+    WithLikelihood,
+    fit_weight,
+    least_logprobs,
+    least_of_rows,
+)
 from fourstage.evaluation.responses import Response
 from fourstage.evaluation.scoring import raw_scores, scores
 from fourstage.evaluation.steps import step_scores, whole_score
@@ -39,6 +46,7 @@ from fourstage.interchange.rewards import (
 )
 from fourstage.model.ensemble import Ensemble
 from fourstage.model.heads import Heads, fold_heads, give_heads
+from fourstage.model.layout import Layout
 from fourstage.tasks import Task
 from fourstage.worlds import calibration as world
 
@@ -295,3 +303,62 @@ def test_answers_of_a_ranking_that_are_too_long_lose_what_lies_past_the_same_cel
     assert {told["group"] for _, told in written} == {4} and counts["cut"] == 1
     assert all(len(example.tokens) <= 60 for example, _ in written)
     assert counts["too_long"] == 0
+
+
+def test_the_least_likely_token_is_that_of_the_last_answer_alone():
+    made, language = tokenizer(), model()
+    turn = Turn.of(made)
+    conversation = [
+        {"role": "user", "content": "Who is there?"},
+        {"role": "assistant", "content": "Nobody zq is."},
+        {"role": "user", "content": "And now?"},
+        {"role": "assistant", "content": "Ann is."},
+    ]
+    several = [made.reward_row(conversation), *rows()[:4]]
+    expected = []
+    for row in several:
+        logits = language.logits(language(torch.tensor(row), Layout([len(row)])))
+        logprobs = torch.log_softmax(logits, -1)
+        begin = len(row) - 1 - row[::-1].index(turn.opening)
+        end = len(row) - 1 - row[::-1].index(turn.end)
+        told = [float(logprobs[at, row[at + 1]].detach()) for at in range(begin, end)]
+        expected.append(min(told))
+    batch = Batch.rows([_example(row) for row in several])
+    middle = sorted(expected)[2]
+    for floor in (-100.0, middle):
+        found = least_logprobs(language, batch.tokens, batch.layout, turn, floor).detach()
+        np.testing.assert_allclose(found.numpy(), np.maximum(expected, floor), atol=1e-5)
+    nothing = Batch.rows([Example(np.array([5, 6, 7]))])
+    assert float(least_logprobs(language, nothing.tokens, nothing.layout, turn)) == 0.0
+
+
+def test_likelihoods_count_beside_a_score_whatever_else_is_scored():
+    made, (scorer, *_), language = tokenizer(), members(), model(5)
+    judge = WithLikelihood(scorer, language, Turn.of(made), weight=0.25).eval()
+    least = least_of_rows(language, Turn.of(made), rows())
+    expected = raw_scores(scorer, rows()) + 0.25 * least
+    np.testing.assert_allclose(raw_scores(judge, rows()), expected, atol=1e-5)
+    alone = [raw_scores(judge, [row])[0] for row in rows()[:5]]
+    np.testing.assert_allclose(alone, expected[:5], atol=1e-5)
+    several = WithLikelihood(Ensemble(members(), 1.0).eval(), language, Turn.of(made), 0.25)
+    expected = raw_scores(several.scorer, rows()) + 0.25 * least
+    np.testing.assert_allclose(raw_scores(several, rows()), expected, atol=1e-5)
+
+
+def test_the_weight_of_likelihoods_is_that_of_logistic_regression():
+    optimise = pytest.importorskip("scipy.optimize")
+    rng = np.random.default_rng(0)
+    gaps = rng.normal(size=(3000, 2)) * [1.0, 4.0]
+    drawn = rng.uniform(size=3000) < 1 / (1 + np.exp(-gaps @ [1.5, 0.6]))
+    gaps = np.where(drawn[:, None], gaps, -gaps)
+
+    def loss(weights: np.ndarray) -> float:
+        return np.logaddexp(0, -gaps @ weights).sum()
+
+    best = optimise.minimize(loss, [1.0, 0.0]).x
+    found = fit_weight(gaps[:, 0], gaps[:, 1])
+    assert found == pytest.approx(best[1] / best[0], rel=1e-3)
+    assert found == pytest.approx(0.4, abs=0.05)
+    # Likelihoods that speak against the labels do not count, and pairs told apart stay finite.
+    assert fit_weight(gaps[:, 0], -gaps[:, 1]) == 0.0
+    assert np.isfinite(fit_weight(np.zeros(50), np.ones(50)))

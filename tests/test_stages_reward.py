@@ -13,9 +13,14 @@ import torch
 from fourstage.data.store import Store
 from fourstage.errors import InputError
 from fourstage.evaluation.scoring import raw_scores
-from fourstage.files import read_json, sha256_folder
+from fourstage.files import read_json, sha256_file, sha256_folder
 from fourstage.interchange import load_model
-from fourstage.interchange.rewards import as_ensemble, members_of, read_heads
+from fourstage.interchange.rewards import (
+    as_ensemble,
+    likelihood_of,
+    members_of,
+    read_heads,
+)
 from pipeline_support import go, results, tiny, whole_run
 
 QUICK = ("reward.validate_every=3", "reward.sample_every=0", "reward.checkpoint_every=0")
@@ -127,6 +132,20 @@ def test_reinforcement_learning_reads_an_ensemble_as_one_model(run):
     overrides = (*QUICK, "reward.ensemble=2", "reward.steps=2", "rl.steps=2")
     go(tiny(*overrides), run)
     assert results(run, "rl")["metrics"]["proxy_reward_sft"] < 5
+
+
+def test_likelihoods_count_beside_the_score_in_the_folder_and_in_reinforcement_learning(run):
+    found = rewarded(run, "reward.likelihood=true", "reward.ensemble=2")["metrics"]
+    folder = run / "reward" / "model"
+    language, told = likelihood_of(folder)
+    assert sha256_file(language / "model.safetensors") == sha256_file(
+        run / "sft" / "model" / "model.safetensors"
+    )
+    assert told["weight"] == found["likelihood_weight"] >= 0
+    assert told["mean"] == found["reward_mean"] and told["std"] == found["reward_std"]
+    assert 0 <= found["likelihood_right_wrong_accuracy"] <= 1
+    go(tiny(*QUICK, "reward.likelihood=true", "reward.ensemble=2", "rl.steps=2"), run)
+    assert "proxy_reward" in results(run, "rl")["metrics"]
 
 
 def test_an_ensemble_ends_with_the_same_bits_when_its_members_were_cut_off(run, monkeypatch):

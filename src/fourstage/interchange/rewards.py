@@ -20,7 +20,7 @@ from fourstage.model.ensemble import Ensemble
 from fourstage.model.heads import Heads
 
 HEADS = "heads.safetensors"
-_MEMBERS = "members"
+_MEMBERS, LIKELIHOOD = "members", "likelihood"
 
 
 def member_folder(folder: Path, number: int) -> Path:
@@ -102,3 +102,20 @@ def as_ensemble(folder: Path, members: Sequence[Any]) -> Ensemble:
     ensemble = Ensemble(members, float(told["caution"]))
     ensemble.reward_mean, ensemble.reward_std = float(told["mean"]), float(told["std"])
     return ensemble
+
+
+def likelihood_of(folder: Path) -> tuple[Path, dict[str, float]] | None:
+    """The folder of the chat model whose likelihoods count, and how; None where none does.
+
+    Raises:
+        InputError: it is missing.
+    """
+    told = read_config(folder).get("reward_likelihood")
+    if not told:
+        return None
+    language = Path(folder) / LIKELIHOOD
+    if not language.is_dir():
+        raise InputError(
+            f"{folder} lacks {LIKELIHOOD}, which its config.json asks for: copy it there"
+        )
+    return language, {key: float(told[key]) for key in ("weight", "floor", "mean", "std")}

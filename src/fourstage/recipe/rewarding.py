@@ -27,6 +27,8 @@ class RewardKind(Section):
             name of each; the reward is the weighted sum of their normalised scores.
         ensemble: models that differ by the seed of their heads and the order of the data.
         caution: standard deviations over them that are taken off their mean.
+        likelihood: whether the chat model's own log-probability of an answer's least likely token
+            counts beside the score, with a weight fitted on the comparisons.
     """
 
     objective: Literal["bradley_terry", "regression", "binary", "process"] = "bradley_terry"
@@ -37,13 +39,14 @@ class RewardKind(Section):
     heads: dict[str, Real] = Field(default_factory=dict)
     ensemble: PositiveInt = 1
     caution: NonNegative = 1.0
+    likelihood: bool = False
     language_coefficient: NonNegative = 0.0
 
     @model_validator(mode="after")
     def _fits_its_objective(self) -> RewardKind:
         if self.objective == "bradley_terry":
             return self
-        for name in ("margin", "label_smoothing", "ties", "language_coefficient"):
+        for name in ("margin", "label_smoothing", "ties", "likelihood", "language_coefficient"):
             value = getattr(self, name)
             if value != type(self).model_fields[name].default:
                 raise ValueError(

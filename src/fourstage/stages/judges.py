@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,8 +15,8 @@ from fourstage.data.comparing import Elements
 from fourstage.data.store import Store
 from fourstage.evaluation.alignment import reward_rows
 from fourstage.evaluation.estimates import Numbers
+from fourstage.evaluation.likelihood import Turn, fit_weight, least_of_rows
 from fourstage.evaluation.scoring import Scorer, raw_scores
-from fourstage.model.ensemble import Ensemble
 from fourstage.model.heads import Heads, fold_heads
 from fourstage.model.layout import Layout
 from fourstage.model.transformer import Transformer
@@ -22,6 +24,11 @@ from fourstage.objectives.preference import Ties, tie_start
 from fourstage.stages.context import StageContext
 from fourstage.stages.datafiles import reference_rows
 
+if TYPE_CHECKING:
+    from fourstage.tokenizer import Tokenizer
+
+# Training comparisons that the weight of likelihoods is fitted on.
+_FITTED = 2000
 # Responses whose scores set the zero and the unit of the reward.
 _REFERENCES = 512
 
@@ -137,7 +144,7 @@ def _unit(shown: np.ndarray, drawn: np.ndarray) -> tuple[float, float]:
     return mean, std
 
 
-def settle(scorer: Transformer | Ensemble, numbers: Numbers) -> None:
+def settle(scorer: Scorer, numbers: Numbers) -> None:
     """Keeps the zero and the unit beside a scorer; a process that did not measure keeps 0 and 1."""
     scorer.reward_mean = numbers.metrics.get("reward_mean", 0.0)
     scorer.reward_std = numbers.metrics.get("reward_std", 1.0)
@@ -152,3 +159,24 @@ def fold(model: Transformer, weights: dict[str, float], numbers: Numbers) -> Hea
     heads = Heads(weights, rows, means, stds)
     fold_heads(model, heads)
     return heads
+
+
+def likelihood_weight(
+    scorer: Scorer, language: Transformer, tokenizer: Tokenizer, store: Store
+) -> Numbers:
+    """`likelihood_weight`: what the least log-probability of an answer counts beside its score,
+    fitted on training comparisons."""
+    elements = Elements(store)
+    rows, better, worse = [], [], []
+    for number in range(min(_FITTED, len(elements))):
+        found = list(elements.rows(number))
+        places = [store.row(row).get("place", place) for place, row in enumerate(found)]
+        for first, second in combinations(range(len(found)), 2):
+            if places[first] != places[second]:
+                ordered = (first, second) if places[first] < places[second] else (second, first)
+                better.append(len(rows) + ordered[0])
+                worse.append(len(rows) + ordered[1])
+        rows += [store[row].tokens.tolist() for row in found]
+    scores, least = raw_scores(scorer, rows), least_of_rows(language, Turn.of(tokenizer), rows)
+    weight = fit_weight(scores[better] - scores[worse], least[better] - least[worse])
+    return Numbers().add("likelihood_weight", weight)

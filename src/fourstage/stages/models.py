@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from fourstage.errors import InputError
 from fourstage.evaluation.estimates import Numbers
+from fourstage.evaluation.likelihood import Turn, WithLikelihood
 from fourstage.interchange import (
     exportable,
     is_reward_model,
@@ -16,7 +17,8 @@ from fourstage.interchange import (
     with_tokenizer,
     with_vocabulary,
 )
-from fourstage.interchange.rewards import as_ensemble, members_of
+from fourstage.interchange.rewards import as_ensemble, likelihood_of, members_of
+from fourstage.model.ensemble import Ensemble
 from fourstage.model.transformer import Transformer
 from fourstage.planning import model_config, parent_folder
 from fourstage.planning.parent import at_positions
@@ -109,7 +111,7 @@ def _opened(folder: Path, context: StageContext) -> tuple[Transformer, list[str]
 
 
 def reward_model(folder: Path, context: StageContext) -> Transformer:
-    """A folder's reward model, frozen: an `Ensemble`, where it has several members.
+    """A folder's reward model, frozen, with its members and its likelihoods where it has them.
 
     Raises:
         InputError: it is no reward model, or was made with another tokenizer.
@@ -122,16 +124,26 @@ def reward_model(folder: Path, context: StageContext) -> Transformer:
     theirs = _tokenizer_of(folder)
     if theirs is not None and not theirs.is_same_as(context.tokenizer):
         raise _another_tokenizer(folder)
-    members = members_of(folder)
+    members, likelihood = members_of(folder), likelihood_of(folder)
+    judge: Transformer | Ensemble | WithLikelihood = scorer(folder, context)
     if members:
-        ensemble = as_ensemble(folder, [scorer(member, context) for member in members])
-        # What scores is only read through `evaluation.scoring.Scorer`, which both are.
-        return cast("Transformer", ensemble.eval().requires_grad_(False))
-    return frozen(scorer(folder, context))
+        judge = as_ensemble(folder, [scorer(member, context) for member in members])
+    if likelihood is not None:
+        language, told = likelihood
+        judge = WithLikelihood(
+            judge,
+            scorer(language, context),
+            Turn.of(context.tokenizer),
+            told["weight"],
+            told["floor"],
+        )
+        judge.reward_mean, judge.reward_std = told["mean"], told["std"]
+    # What scores is only read through `evaluation.scoring.Scorer`, which all of them are.
+    return cast("Transformer", judge.eval().requires_grad_(False))
 
 
 def scorer(folder: Path, context: StageContext) -> Transformer:
-    """A folder's model with a scalar head, on the run's device."""
+    """A folder's model with the head that it has, on the run's device."""
     model = with_vocabulary(load_model(folder), context.tokenizer.vocab_size, context.seed)
     return at_context(model, folder, context).to(context.device)
 

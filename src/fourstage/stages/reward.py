@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,10 +29,12 @@ from fourstage.data.store import Store
 from fourstage.evaluation.agreement import agreement
 from fourstage.evaluation.estimates import Numbers
 from fourstage.evaluation.judgements import held_out_judgements
+from fourstage.evaluation.likelihood import Turn, WithLikelihood, known_to_the_chat_model
 from fourstage.evaluation.preferences import pair_accuracy
 from fourstage.evaluation.scoring import Scorer, device_of
 from fourstage.interchange import save_model
 from fourstage.interchange.rewards import (
+    LIKELIHOOD,
     ensemble_config,
     heads_config,
     member_folder,
@@ -49,7 +52,15 @@ from fourstage.recipe.rewarding import RewardKind
 from fourstage.stages.adapting import narrow
 from fourstage.stages.context import StageContext
 from fourstage.stages.datafiles import held_out_pairs
-from fourstage.stages.judges import Judge, References, fold, judge_of, scale, settle
+from fourstage.stages.judges import (
+    Judge,
+    References,
+    fold,
+    judge_of,
+    likelihood_weight,
+    scale,
+    settle,
+)
 from fourstage.stages.models import results, save, starting_model
 from fourstage.training.counts import TrainResult
 from fourstage.training.guards import GuardFailed, documents_do_not_leak
@@ -84,9 +95,32 @@ def run(context: StageContext) -> dict[str, Any]:
         scorer = Ensemble([member.model for member in members], section.caution)
         numbers.update(context.measure("ensemble_scale", lambda: scale(scorer, references)))
         settle(scorer, numbers)
-    numbers.update(context.measure("pairs", lambda: _pairs(context, scorer)))
-    _save(context, members, scorer, numbers)
+    judge: Scorer = scorer
+    if section.likelihood:
+        judge = _with_likelihood(context, scorer, chat_model, references, numbers)
+    numbers.update(context.measure("pairs", lambda: _pairs(context, judge, scorer, chat_model)))
+    _save(context, members, judge, numbers)
     return results(context, numbers, _together([member.trained for member in members]))
+
+
+def _with_likelihood(
+    context: StageContext,
+    scorer: Transformer | Ensemble,
+    chat_model: Transformer,
+    references: References,
+    numbers: Numbers,
+) -> WithLikelihood:
+    """The scorer beside the chat model's own opinion of an answer, with a zero and unit anew."""
+    tokenizer, store = context.tokenizer, Store.open(context.data / "reward" / "train")
+    fitted = context.measure(
+        "likelihood", lambda: likelihood_weight(scorer, chat_model, tokenizer, store)
+    )
+    weight = fitted.metrics.get("likelihood_weight", 0.0)
+    judge = WithLikelihood(scorer, chat_model, Turn.of(tokenizer), weight)
+    numbers.update(fitted)
+    numbers.update(context.measure("likelihood_scale", lambda: scale(judge, references)))
+    settle(judge, numbers)
+    return judge
 
 
 def train_member(
@@ -184,15 +218,20 @@ def watch(
     return found
 
 
-def _pairs(context: StageContext, scorer: Transformer | Ensemble) -> Numbers:
-    """What held-out comparisons tell; nothing where there are none."""
+def _pairs(
+    context: StageContext,
+    judge: Scorer,
+    scorer: Transformer | Ensemble,
+    chat_model: Transformer,
+) -> Numbers:
+    """What held-out comparisons tell of the judge and its parts; nothing where there are none."""
     section, recipe = context.section, context.recipe
     pairs = held_out_pairs(context, recipe.evaluation.pairs)
     if not pairs:
         return Numbers()
     drawn_by_gold = recipe.data.origin("preferences") == "world"
     numbers = pair_accuracy(
-        scorer,
+        judge,
         context.tokenizer,
         pairs,
         PREFERENCE_SCALE if drawn_by_gold else None,
@@ -201,23 +240,38 @@ def _pairs(context: StageContext, scorer: Transformer | Ensemble) -> Numbers:
     )
     if isinstance(scorer, Ensemble):
         numbers.update(agreement(scorer, context.tokenizer, pairs))
+    if all("gold_chosen" in pair for pair in pairs):
+        numbers.update(known_to_the_chat_model(chat_model, context.tokenizer, pairs))
     return numbers
 
 
 def _save(
     context: StageContext,
     members: Sequence[Member],
-    scorer: Scorer,
+    judge: Scorer,
     numbers: Numbers,
 ) -> None:
-    """Writes the model folder: the first member, its heads, and the other members inside it."""
+    """Writes the model folder: the first member, its heads, and all else inside it."""
     first, others = members[0], members[1:]
     told: dict[str, Any] = heads_config(first.heads) if first.heads else {}
+    scorer = judge.scorer if isinstance(judge, WithLikelihood) else judge
     if isinstance(scorer, Ensemble):
         told |= ensemble_config(scorer)
+    if isinstance(judge, WithLikelihood):
+        told |= {
+            "reward_likelihood": {
+                "weight": judge.weight,
+                "floor": judge.floor,
+                "mean": judge.reward_mean,
+                "std": judge.reward_std,
+            }
+        }
 
-    def beside(folder) -> None:
+    def beside(folder: Path) -> None:
         _write_heads(folder, first)
+        if isinstance(judge, WithLikelihood):
+            card = f"# {context.recipe.name}: the chat model beside the reward model"
+            save_model(folder / LIKELIHOOD, judge.language, context.tokenizer, card=card)
         for number, member in enumerate(others, 1):
             merge(member.model)
             save_model(
@@ -232,7 +286,7 @@ def _save(
     save(context, first.model, numbers, extra_config=told, beside=beside)
 
 
-def _write_heads(folder, member: Member) -> None:
+def _write_heads(folder: Path, member: Member) -> None:
     if member.heads is not None:
         write_heads(folder, member.heads)
 

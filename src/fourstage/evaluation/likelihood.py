@@ -1,0 +1,206 @@
+"""A reward model beside the chat model's own opinion: how unlikely an answer's worst token is.
+
+A chat model that does a task knows a wrong answer when it reads one: some token of it has next to
+no probability. A new scalar head finds that only after very many comparisons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fourstage import tasks as checkers
+from fourstage.data.batch import Batch, Example
+from fourstage.evaluation.estimates import Numbers
+from fourstage.evaluation.preferences import in_order, rows_of_pairs
+from fourstage.evaluation.scoring import alike, device_of
+from fourstage.memory import in_halves
+from fourstage.model.ensemble import Ensemble
+from fourstage.model.layout import Layout
+from fourstage.model.transformer import Transformer
+from fourstage.objectives.logprobs import token_logprobs
+from fourstage.precision import autocast
+from fourstage.tasks import Task
+
+if TYPE_CHECKING:
+    from fourstage.tokenizer import Tokenizer
+
+# Nats below which a token is as unlikely as can be: an answer is wrong once, not by how much.
+FLOOR = -12.0
+_RIDGE = 1e-2
+
+
+@dataclass(frozen=True)
+class Turn:
+    """How the tokens of an answer are found in a row.
+
+    Attributes:
+        opening: token that an answer's turn begins with. size: tokens of the opening.
+        end: token that ends the turn.
+    """
+
+    opening: int
+    size: int
+    end: int
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> Turn:
+        lead = tokenizer.turn("assistant", "")[0]
+        return cls(lead[0], len(lead), tokenizer.end_of_turn)
+
+
+class WithLikelihood(nn.Module):
+    """`r + weight min_t max(log p(token t), floor)` over the tokens of the last answer.
+
+    Args:
+        scorer: gives r, with a score of its own to each row.
+        language: the chat model, frozen.
+        weight: raw score a nat.
+
+    Attributes:
+        reward_mean, reward_std: what the sum is normalised with.
+    """
+
+    def __init__(
+        self,
+        scorer: Transformer | Ensemble,
+        language: Transformer,
+        turn: Turn,
+        weight: float,
+        floor: float = FLOOR,
+    ):
+        super().__init__()
+        self.scorer, self.language = scorer, language
+        self.turn, self.weight, self.floor = turn, weight, floor
+        self.config = scorer.config
+        self.reward_mean, self.reward_std = scorer.reward_mean, scorer.reward_std
+
+    def forward(self, tokens: Tensor, layout: Layout) -> Tensor:
+        """[cells] -> the scorer's hidden states and, at last cells, the answer's least
+        log-probability: [cells, width + 1]."""
+        hidden = self.scorer(tokens, layout)
+        least = hidden.new_zeros(len(hidden), 1)
+        least[layout.last_cells, 0] = self.least(tokens, layout).to(hidden.dtype)
+        return torch.cat([hidden, least], dim=-1)
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """[..., width + 1] -> [...], the raw score."""
+        return self.scorer.scores(hidden[..., :-1]) + self.weight * hidden[..., -1].float()
+
+    @torch.no_grad()
+    def least(self, tokens: Tensor, layout: Layout) -> Tensor:
+        """[documents] log-probability of the least likely token of each last answer, in nats."""
+        return least_logprobs(self.language, tokens, layout, self.turn, self.floor)
+
+
+def least_logprobs(
+    language: Transformer, tokens: Tensor, layout: Layout, turn: Turn, floor: float = FLOOR
+) -> Tensor:
+    """[documents] `max(floor, min_t log p(token t | those before))`, float32.
+
+    Over the tokens of each document's last answer, its end included: an answer that breaks off is
+    unlikely there. 0 of a document without an answer.
+    """
+    documents, cells = layout.document_ids, torch.arange(len(tokens), device=tokens.device)
+    none = torch.full((len(layout.lengths),), -1, device=tokens.device)
+
+    def last(token: int) -> Tensor:
+        """[documents] the last cell that holds a token, -1 where none does."""
+        at = torch.where(tokens == token, cells, -1)
+        return none.scatter_reduce(0, documents, at, "amax")
+
+    begins, ends = last(turn.opening), last(turn.end)
+    # Cell t predicts token t + 1.
+    first = torch.where(begins < 0, len(tokens), begins + turn.size - 1)
+    inside = (cells >= first[documents]) & (cells < ends[documents])
+    read = inside.nonzero().squeeze(1)
+    hidden = language(tokens, layout)[read]
+    logprobs = token_logprobs(
+        language.logits,
+        hidden,
+        tokens[(read + 1).clamp(max=len(tokens) - 1)],
+        language.config.vocab_size,
+        weight=language.plain_head,
+    ).float()
+    least = torch.zeros(len(layout.lengths), device=tokens.device)
+    return least.scatter_reduce(0, documents[read], logprobs, "amin").clamp(min=floor)
+
+
+@torch.no_grad()
+def least_of_rows(language: Transformer, turn: Turn, rows: Sequence[Sequence[int]]) -> np.ndarray:
+    """[rows] `least_logprobs` of rows of tokens, float64."""
+    device = device_of(language)
+    rows = [row[-language.config.context :] for row in rows]
+    found = np.zeros(len(rows))
+
+    def work(portion: list[int]) -> None:
+        batch = Batch.rows([Example(np.asarray(rows[i])) for i in portion]).to(device)
+        with autocast(device):
+            least = least_logprobs(language, batch.tokens, batch.layout, turn)
+        found[portion] = least.double().cpu().numpy()
+
+    in_halves(alike([len(row) for row in rows], device), work)
+    return found
+
+
+def fit_weight(score_gaps: np.ndarray, least_gaps: np.ndarray, steps: int = 50) -> float:
+    """The weight under which comparisons are most likely, in the scorer's raw unit; at least 0.
+
+    Maximises `sum log sigmoid(a score_gap + b least_gap)` by Newton's method with halved steps; a
+    small ridge towards (1, 0) keeps it finite where the pairs can be told apart. The weight is
+    b / a.
+
+    Args:
+        score_gaps, least_gaps: [pairs] of the better answer less the worse one.
+    """
+    gaps = torch.from_numpy(np.stack([score_gaps, least_gaps], 1)).double()
+    start = torch.tensor([1.0, 0.0], dtype=torch.float64)
+
+    def value(weights: Tensor) -> float:
+        return float(
+            F.logsigmoid(gaps @ weights).sum()
+            - 0.5 * _RIDGE * (weights - start) @ (weights - start)
+        )
+
+    weights = start
+    for _ in range(steps):
+        p = torch.sigmoid(gaps @ weights)
+        slope = gaps.T @ (1 - p) - _RIDGE * (weights - start)
+        curvature = (gaps * (p * (1 - p))[:, None]).T @ gaps + _RIDGE * torch.eye(2).double()
+        step = torch.linalg.solve(curvature, slope)
+        while value(weights + step) < value(weights) and float(step.abs().max()) > 1e-9:
+            step = step / 2
+        weights = weights + step
+    return max(0.0, float(weights[1])) / max(float(weights[0]), 1e-3)
+
+
+def known_to_the_chat_model(
+    language: Transformer, tokenizer: Tokenizer, pairs: Sequence[Mapping[str, Any]]
+) -> Numbers:
+    """What the chat model itself says of held-out pairs whose gold is known.
+
+    Returns:
+        `likelihood_right_wrong_accuracy`, also by kind: how often the right answer's least likely
+        token is likelier than the wrong one's. Where it is high and `right_wrong_accuracy` low, the
+        reward model has not found what its own body knows.
+    """
+    tasks = [Task.from_json(pair["task"]) for pair in pairs]
+    rows = rows_of_pairs(tokenizer, [task.prompt for task in tasks], pairs)
+    least = least_of_rows(language, Turn.of(tokenizer), rows).reshape(-1, 2)
+    right = np.array(
+        [
+            [checkers.success(task, pair[side]) for side in ("chosen", "rejected")]
+            for task, pair in zip(tasks, pairs, strict=True)
+        ],
+        float,
+    )
+    mixed = right[:, 0] != right[:, 1]
+    kinds = [task.kind for task, is_mixed in zip(tasks, mixed, strict=True) if is_mixed]
+    found = in_order(least[mixed], right[mixed])
+    return Numbers().add_means("likelihood_right_wrong_accuracy", found, kinds)
