@@ -8,8 +8,9 @@ comparisons, with the run's own recipe but for what is given. Finished points ar
 with more of them, only those are trained. Held-out pairs are the same for all points of a seed.
 
 Beside accuracy stands what it rests on: by kind of instruction the share of right answers put over
-wrong ones, next to how often the chat model itself does that kind. Where both are low the limit is
-not the number of comparisons.
+wrong ones, next to how often the chat model's own likelihoods do that, and how often it does that
+kind. What the chat model knows and the reward model does not is still to be found by training; what
+neither knows no number of comparisons will tell.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ MEASURES = (
 )
 # Below this a kind's right and wrong answers are not told apart; chance is 0.5.
 _BLIND = 0.65
+# From here on the chat model's likelihoods tell them apart.
+_KNOWN = 0.8
 
 
 @dataclass(frozen=True)
@@ -113,17 +116,19 @@ def slope(points: Sequence[Point]) -> float | None:
 
 
 def limits(source: Path, points: Sequence[Point]) -> list[list[Any]]:
-    """[kind, right over wrong with fewest and most comparisons, done by the chat model, limit]."""
+    """[kind, right over wrong with fewest and most comparisons, by the chat model's likelihoods,
+    done by the chat model, what limits it], the worst first."""
     path = source / "sft" / "results.json"
     done = Point(0, 0, read_json(path)["metrics"], {}, 0.0).by_kind("task_success")
     ordered = sorted(points, key=lambda point: point.comparisons)
     first, last = (ordered[i].by_kind("right_wrong_accuracy") for i in (0, -1))
+    known = ordered[-1].by_kind("likelihood_right_wrong_accuracy")
     rows = []
     for kind, at in sorted(last.items(), key=lambda item: item[1]):
         limit = ""
         if at < _BLIND:
-            limit = "more comparisons may help" if done.get(kind, 0) > 0.9 else "the chat model"
-        rows.append([kind, first.get(kind), at, done.get(kind), limit])
+            limit = "not found yet" if known.get(kind, 0) > _KNOWN else "the chat model"
+        rows.append([kind, first.get(kind), at, known.get(kind), done.get(kind), limit])
     return rows
 
 
@@ -155,7 +160,7 @@ def main() -> None:
     power = slope(points)
     if power is not None:
         print(f"the distance from the ceiling goes with comparisons ** {power:.2f}")
-    kinds = ["kind", "fewest", "most", "done by the chat model", "limit"]
+    kinds = ["kind", "fewest", "most", "by likelihood", "done by the chat model", "limit"]
     print_table(kinds, limits(source, points), "Right over wrong, by kind")
     if given.json:
         content = {

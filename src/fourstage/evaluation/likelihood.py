@@ -149,12 +149,14 @@ def least_of_rows(language: Transformer, turn: Turn, rows: Sequence[Sequence[int
     return found
 
 
-def fit_weight(score_gaps: np.ndarray, least_gaps: np.ndarray, steps: int = 50) -> float:
-    """The weight under which comparisons are most likely, in the scorer's raw unit; at least 0.
+def fit_weight(
+    score_gaps: np.ndarray, least_gaps: np.ndarray, steps: int = 50
+) -> tuple[float, float]:
+    """The weight under which comparisons are most likely, and the log-odds of a unit of the sum.
 
     Maximises `sum log sigmoid(a score_gap + b least_gap)` by Newton's method with halved steps; a
     small ridge towards (1, 0) keeps it finite where the pairs can be told apart. The weight is
-    b / a.
+    b / a, in the scorer's raw unit and at least 0; a are the log-odds.
 
     Args:
         score_gaps, least_gaps: [pairs] of the better answer less the worse one.
@@ -177,7 +179,9 @@ def fit_weight(score_gaps: np.ndarray, least_gaps: np.ndarray, steps: int = 50) 
         while value(weights + step) < value(weights) and float(step.abs().max()) > 1e-9:
             step = step / 2
         weights = weights + step
-    return max(0.0, float(weights[1])) / max(float(weights[0]), 1e-3)
+    unit = max(float(weights[0]), 1e-3)
+    weight = float(weights[1]) / unit
+    return (weight, unit) if weight > 0 else (0.0, 1.0)
 
 
 def known_to_the_chat_model(

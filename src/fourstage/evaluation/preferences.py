@@ -56,7 +56,7 @@ def pair_accuracy(
     scale: float | None,
     seed: int = 0,
     *,
-    are_logits: bool = True,
+    log_odds: float | None = 1.0,
 ) -> Numbers:
     """Expected accuracy on pairs whose gold is known, its ceiling, and what the scores rest on.
 
@@ -65,7 +65,8 @@ def pair_accuracy(
             `gold_rejected`, `margin`.
         scale: s of `P(a over b) = sigmoid(s (gold_a - gold_b))`, where the labels were drawn so.
             Where it is None, or gold is not known, the label itself is the order to find.
-        are_logits: whether differences of scores are log-odds, which can be calibrated.
+        log_odds: of a difference of 1 in raw scores; None where they are no log-odds, so that there
+            is nothing to calibrate.
 
     Returns:
         `pair_accuracy` (also by kind), `pair_accuracy_ceiling`, `pair_accuracy_shuffled_prompts`
@@ -100,8 +101,8 @@ def pair_accuracy(
     numbers.add("score_length_correlation", correlation(scores.ravel(), lengths.ravel()))
     texts = [(pair["chosen"], pair["rejected"]) for pair in pairs]
     numbers.update(rests_on(scores, lengths, texts, golds))
-    if are_logits:
-        numbers.extra["calibration"], error = preference_calibration(scores, agreed)
+    if log_odds is not None:
+        numbers.extra["calibration"], error = preference_calibration(log_odds * scores, agreed)
         numbers.add("calibration_error", error)
     return numbers
 

@@ -165,7 +165,7 @@ def likelihood_weight(
     scorer: Scorer, language: Transformer, tokenizer: Tokenizer, store: Store
 ) -> Numbers:
     """`likelihood_weight`: what the least log-probability of an answer counts beside its score,
-    fitted on training comparisons."""
+    fitted on training comparisons; `likelihood_log_odds` of a unit of their sum."""
     elements = Elements(store)
     rows, better, worse = [], [], []
     for number in range(min(_FITTED, len(elements))):
@@ -178,5 +178,6 @@ def likelihood_weight(
                 worse.append(len(rows) + ordered[1])
         rows += [store[row].tokens.tolist() for row in found]
     scores, least = raw_scores(scorer, rows), least_of_rows(language, Turn.of(tokenizer), rows)
-    weight = fit_weight(scores[better] - scores[worse], least[better] - least[worse])
-    return Numbers().add("likelihood_weight", weight)
+    gaps = (scores[better] - scores[worse], least[better] - least[worse])
+    weight, log_odds = fit_weight(*gaps)
+    return Numbers().add("likelihood_weight", weight).add("likelihood_log_odds", log_odds)

@@ -98,7 +98,10 @@ def run(context: StageContext) -> dict[str, Any]:
     judge: Scorer = scorer
     if section.likelihood:
         judge = _with_likelihood(context, scorer, chat_model, references, numbers)
-    numbers.update(context.measure("pairs", lambda: _pairs(context, judge, scorer, chat_model)))
+    log_odds = _log_odds(section, numbers)
+    numbers.update(
+        context.measure("pairs", lambda: _pairs(context, judge, scorer, chat_model, log_odds))
+    )
     _save(context, members, judge, numbers)
     return results(context, numbers, _together([member.trained for member in members]))
 
@@ -218,14 +221,22 @@ def watch(
     return found
 
 
+def _log_odds(section: RewardKind, numbers: Numbers) -> float | None:
+    """The log-odds of a unit of raw score; None of scores that are none."""
+    if section.likelihood:
+        return numbers.metrics.get("likelihood_log_odds", 1.0)
+    return 1.0 if section.objective == "bradley_terry" and not section.heads else None
+
+
 def _pairs(
     context: StageContext,
     judge: Scorer,
     scorer: Transformer | Ensemble,
     chat_model: Transformer,
+    log_odds: float | None,
 ) -> Numbers:
     """What held-out comparisons tell of the judge and its parts; nothing where there are none."""
-    section, recipe = context.section, context.recipe
+    recipe = context.recipe
     pairs = held_out_pairs(context, recipe.evaluation.pairs)
     if not pairs:
         return Numbers()
@@ -236,7 +247,7 @@ def _pairs(
         pairs,
         PREFERENCE_SCALE if drawn_by_gold else None,
         context.seed,
-        are_logits=section.objective == "bradley_terry" and not section.heads,
+        log_odds=log_odds,
     )
     if isinstance(scorer, Ensemble):
         numbers.update(agreement(scorer, context.tokenizer, pairs))
