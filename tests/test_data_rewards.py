@@ -213,6 +213,15 @@ def test_every_ranking_comes_once_an_epoch_with_all_its_answers(tmp_path):
     assert sizes == {2: 6, 3: 4, 4: 4}
 
 
+def test_a_ranking_without_scores_has_no_margins_whatever_stands_beside_it(tmp_path):
+    told = Ranking(task(0), ("a", "b", "c"), (1, 2, 3), (5.0, 2.0, 1.0))
+    store = store_of(tmp_path, [told, *rankings(3)])
+    batch = RewardSource(store, 4, 0).batch(0)
+    by_group = [batch.documents["qualities"][group].tolist() for group in batch.groups()]
+    assert sorted(by_group, key=sum)[-1] == [5.0, 2.0, 1.0]
+    assert all(set(found) == {0.0} for found in sorted(by_group, key=sum)[:-1])
+
+
 def test_a_batch_is_a_function_of_seed_and_step(tmp_path):
     store = store_of(tmp_path, rankings())
     first, second = RewardSource(store, 2, 0), RewardSource(store, 2, 0)

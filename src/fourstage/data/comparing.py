@@ -141,8 +141,9 @@ def reward_batch(
 
 def _add_places(batch: Batch, told: Sequence[Mapping[str, Any]], heads: Sequence[str]) -> None:
     batch.documents["places"] = torch.tensor([row["place"] for row in told])
-    if all("quality" in row for row in told):
-        batch.documents["qualities"] = torch.tensor([float(row["quality"]) for row in told])
+    # All of a ranking have one, or none: without, its margins are 0.
+    qualities = [float(row.get("quality", 0.0)) for row in told]
+    batch.documents["qualities"] = torch.tensor(qualities)
     if heads:
         number = {name: index for index, name in enumerate(heads)}
         batch.documents["heads"] = torch.tensor([number[row["head"]] for row in told])
