@@ -181,7 +181,9 @@ def fit_weight(
         weights = weights + step
     unit = max(float(weights[0]), 1e-3)
     weight = float(weights[1]) / unit
-    return (weight, unit) if weight > 0 else (0.0, 1.0)
+    if weight < 0:
+        return 0.0, fit_weight(score_gaps, np.zeros_like(least_gaps))[1]
+    return weight, unit
 
 
 def known_to_the_chat_model(
