@@ -12,8 +12,8 @@ from torch import nn
 from fourstage.data.batch import Batch
 from fourstage.objectives.bradley_terry import BradleyTerry
 from fourstage.objectives.comparing import compared
+from fourstage.objectives.comparison_losses import bradley_terry_loss, tie_start, with_ties_loss
 from fourstage.objectives.judged import Judged, StepJudged
-from fourstage.objectives.preference import bradley_terry_loss, tie_start, with_ties_loss
 from objectives_support import (
     assert_same_update,
     double_streams,

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from fourstage.data.batch import Batch
 from fourstage.objectives.comparing import Compared, compared
+from fourstage.objectives.comparison_losses import Ties, bradley_terry_loss, with_ties_loss
 from fourstage.objectives.logprobs import token_logprobs
 from fourstage.objectives.objective import Metrics, Sums, metric_sums
-from fourstage.objectives.preference import Ties, bradley_terry_loss, with_ties_loss
 
 
 class BradleyTerry:

@@ -20,7 +20,7 @@ from fourstage.evaluation.scoring import Scorer, raw_scores
 from fourstage.model.heads import Heads, fold_heads
 from fourstage.model.layout import Layout
 from fourstage.model.transformer import Transformer
-from fourstage.objectives.preference import Ties, tie_start
+from fourstage.objectives.comparison_losses import Ties, tie_start
 from fourstage.stages.context import StageContext
 from fourstage.stages.datafiles import reference_rows
 
