@@ -83,7 +83,7 @@ def two_digits(value: float) -> float:
 
 
 def batch_tokens(params: float, tokens: float | None = None, context: int = 256) -> Ruled:
-    """Tokens a step: by size, through the published runs, and at least 1,000 steps of the data.
+    """Tokens a step: by size, through the published runs, and about 1,000 steps of the data.
 
     A batch of few rows is a number of pairs of them, which two workers or processes share evenly.
 
@@ -93,11 +93,13 @@ def batch_tokens(params: float, tokens: float | None = None, context: int = 256)
     by_size = min(4e6, max(_LEAST_BATCH, through(published.BATCH_TOKENS, params)))
     size, rule = by_size, "through the batches of GPT-3 and LLaMA"
     if params < 125e6:
-        rule = "0.5M-4M at the published sizes (GPT-3, LLaMA), smaller below: 2k at 0.8M parameters"
+        rule = (
+            "0.5M-4M at the published sizes (GPT-3, LLaMA), smaller below: 1.5k at 0.8M parameters"
+        )
     if tokens is not None and tokens / 1000 < size:
         size = max(512.0, tokens / 1000)
-        rule = f"by size {shown(two_digits(by_size))}, cut so that the data gives 1,000 steps"
-    pairs = int(size // (2 * context))
+        rule = f"by size {shown(two_digits(by_size))}, cut so that the data gives about 1,000 steps"
+    pairs = round(size / (2 * context))
     if 0 < pairs < 32:
         return Ruled(pairs * 2 * context, rule + ", in pairs of rows")
     return Ruled(int(two_digits(size)), rule)
