@@ -100,6 +100,8 @@ def test_a_small_new_model_is_trained_by_muon_and_others_by_adamw():
     assert optimiser_of() == "muon"
     assert optimiser_of(model={"params": 200_000_000}) == "adamw"
     assert optimiser_of(pretrain={"from": "folder"}) == "adamw"
+    # Of so small a batch most work would be Muon's.
+    assert optimiser_of(model={"params": 30_000_000}, pretrain={"batch_tokens": 2048}) == "adamw"
     assert optimiser_of(pretrain={"optimiser": "adamw8bit"}) == "adamw8bit"
     recipe, derived = resolve(recipe_from({"data": {"pretrain": "world"}}))
     assert {recipe.stage(stage).optimiser for stage in STAGES[1:]} == {"adamw"}

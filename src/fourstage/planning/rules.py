@@ -35,6 +35,9 @@ VOCABULARY = ((1e6, 860), (125e6, 32000), (175e9, 50257))
 _FEWEST_TOKENS = 320
 # Parameters below which a model is small: its runs are short, and by sweeps made here.
 _SMALL = 100e6
+# What Muon may add to a step, of which it needed 0.56 of AdamW's at 1M parameters
+# (docs/experiments.md).
+_MOST_OWN_WORK = 0.6
 # Below it a step on a CPU is overhead, of Muon above all.
 _LEAST_BATCH = 1024.0
 
@@ -105,17 +108,20 @@ def batch_tokens(params: float, tokens: float | None = None, context: int = 256)
     return Ruled(int(two_digits(size)), rule)
 
 
-def optimiser(params: float, is_new: bool) -> Ruled:
-    """Muon for a new model below 100M parameters; AdamW above, and where a model goes on.
+def optimiser(params: float, is_new: bool = True, own_work: float = 0.0) -> Ruled:
+    """Muon for a new model below 100M parameters, unless steps are so small that it is most of one.
 
     Args:
         is_new: whether its weights start at random.
+        own_work: operations of an update by Muon over those of a step's forward and backward pass.
     """
     if not is_new:
         return Ruled("adamw", "a model goes on")
-    if params < _SMALL:
-        return Ruled("muon", "a lower loss in the same time; AdamW from 100M parameters on")
-    return Ruled("adamw", "GPT-3 and LLaMA; Muon below 100M parameters")
+    if params >= _SMALL:
+        return Ruled("adamw", "GPT-3 and LLaMA; Muon below 100M parameters")
+    if own_work > _MOST_OWN_WORK:
+        return Ruled("adamw", f"Muon would add {own_work:.0%} to the work of so small a step")
+    return Ruled("muon", "a lower loss in the same time; AdamW from 100M parameters on")
 
 
 def learning_rate(params: float, optimiser: str = "adamw") -> Ruled:
