@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 import yaml
+from torch.utils.flop_counter import FlopCounterMode
 
 from fourstage.errors import InputError
 from fourstage.model.actor_critic import ActorCritic
@@ -17,7 +18,7 @@ from fourstage.model.transformer import Transformer
 from fourstage.planning import DataFacts, resolve
 from fourstage.planning.budget import WORLD_TOKENS, fit, written
 from fourstage.planning.facts import row_tokens
-from fourstage.planning.flops import mean_context
+from fourstage.planning.flops import mean_context, muon_flops
 from fourstage.planning.hardware import parse_gpus
 from fourstage.planning.plan import make_plan, measured_plan
 from fourstage.planning.published import compute_optimal_tokens
@@ -26,6 +27,8 @@ from fourstage.recipe import STAGES, load, recipe_from, shipped
 from fourstage.reporting.runfiles import read_run
 from fourstage.reporting.sections.plan import planned, section
 from fourstage.training.cost import TrainingCost
+from fourstage.training.optimiser import Optimiser
+from fourstage.training.settings import TrainSettings
 from reporting_run import write_run
 
 CPU = torch.device("cpu")
@@ -48,6 +51,31 @@ def test_flops_of_pretraining_are_the_configs_own_count():
     stage = plan.stages["pretrain"]
     assert stage.tokens == plan.recipe.pretrain.steps * plan.recipe.pretrain.batch_tokens
     assert stage.flops == stage.tokens * plan.config.flops_per_token(mean_context(cells))
+
+
+@pytest.mark.parametrize("options", [{}, {"gated": False}, {"experts": 4}])
+def test_flops_of_muon_are_those_it_computes(options):
+    gated = options.pop("gated", True)
+    config = ModelConfig(
+        50, 32, 2, 4, 2, 80, 64, activation="swiglu" if gated else "gelu", **options
+    )
+    module = Transformer(config)
+    optimiser = Optimiser(module, TrainSettings(steps=1, learning_rate=0.1, optimiser="muon"))
+    optimiser.gradients()
+    with FlopCounterMode(display=False) as counter:
+        optimiser.step(0.1)
+    assert counter.get_total_flops() == muon_flops(config)
+
+
+def test_an_update_by_muon_is_planned_as_other_work():
+    muon, adamw = plan_of("quickstart"), plan_of("quickstart", "pretrain.optimiser=adamw")
+    stage, without = muon.stages["pretrain"], adamw.stages["pretrain"]
+    assert stage.flops == without.flops
+    assert stage.other_flops - without.other_flops == pytest.approx(
+        stage.steps * muon_flops(muon.config)
+    )
+    assert stage.training > 1.1 * without.training
+    assert muon.stages["sft"] == adamw.stages["sft"]
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo"])

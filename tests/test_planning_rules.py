@@ -81,9 +81,9 @@ def test_batches_tokens_and_episodes_never_fall_with_size(size, factor):
 
 
 @given(st.floats(1e4, 1e12))
-def test_a_batch_leaves_the_data_a_thousand_steps_or_is_as_small_as_batches_get(tokens):
+def test_a_batch_leaves_the_data_about_a_thousand_steps_or_is_as_small_as_batches_get(tokens):
     batch = rules.batch_tokens(1e9, tokens).value
-    assert batch <= 520 or tokens / batch >= 950
+    assert batch <= 520 or tokens / batch >= 750
 
 
 @given(st.floats(1e4, 1e8), st.sampled_from([64, 256]))
@@ -100,6 +100,8 @@ def test_a_small_new_model_is_trained_by_muon_and_others_by_adamw():
     assert optimiser_of() == "muon"
     assert optimiser_of(model={"params": 200_000_000}) == "adamw"
     assert optimiser_of(pretrain={"from": "folder"}) == "adamw"
+    # Of so small a batch most work would be Muon's.
+    assert optimiser_of(model={"params": 30_000_000}, pretrain={"batch_tokens": 2048}) == "adamw"
     assert optimiser_of(pretrain={"optimiser": "adamw8bit"}) == "adamw8bit"
     recipe, derived = resolve(recipe_from({"data": {"pretrain": "world"}}))
     assert {recipe.stage(stage).optimiser for stage in STAGES[1:]} == {"adamw"}

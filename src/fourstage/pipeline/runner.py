@@ -268,7 +268,7 @@ class Runner:
         sizes, rule = sizes_for(recipe.parallel, group.world_size, not group.any(not fits))
         check_sizes(sizes, config)
         for stage in working:
-            check_optimiser(sizes, stage, recipe.stage(stage).optimiser)
+            check_optimiser(sizes, stage, recipe.stage(stage).optimiser or "adamw")
             check_adapter(sizes, stage, recipe.stage(stage).adapter is not None)
         if group.world_size > 1:
             self.say(f"layout: {sizes}" + (f" ({rule})" if rule else ""))

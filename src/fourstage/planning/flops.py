@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fourstage.model.config import ModelConfig
 from fourstage.planning.facts import RowTokens
@@ -16,6 +16,8 @@ _RESPONSE_BITS = 500
 _REFERENCES = 512
 _DIVERSITY = 64 * 4
 _EXAMPLES_SHOWN = 3
+# training/optimisers/muon.py
+_MUON_ITERATIONS = 5
 
 
 def six_nd(params: float, tokens: float) -> float:
@@ -49,6 +51,21 @@ def forward_flops(
     return tokens * config.forward_flops_per_token(mean_context(document_tokens), head)
 
 
+def muon_flops(config: ModelConfig) -> float:
+    """Operations of an update by Muon: five Newton-Schulz iterations on each matrix of the blocks.
+
+    One of rows m <= columns n takes two products of m x m x n and one of m x m x m an iteration.
+    """
+    queries, keys = config.query_width, config.key_width
+    one_block = [*2 * [(config.width, queries)], *2 * [(config.width, keys)]]
+    one_block += (config.experts or 1) * config.mlp_matrices * [(config.width, config.mlp_width)]
+    a_block = 0.0
+    for sides in one_block:
+        m, n = sorted(sides)
+        a_block += 4 * m * m * n + 2 * m**3
+    return _MUON_ITERATIONS * config.layers * a_block
+
+
 @dataclass(frozen=True)
 class Work:
     """What a stage computes, in tokens through a model.
@@ -60,7 +77,7 @@ class Work:
         generated: tokens drawn one at a time, many rows side by side.
         waited: decoding steps of a handful of rows, which cost their latency.
         document_tokens: mean length of a document, which attention's share follows from.
-        updates: optimiser steps.
+        updates: optimiser steps. by_muon: those that Muon makes, of policy and critic each.
         trained_share: share of the weights that these change.
     """
 
@@ -72,6 +89,7 @@ class Work:
     waited: float = 0.0
     document_tokens: float = 256.0
     updates: float = 0.0
+    by_muon: float = 0.0
     trained_share: float = 1.0
 
     def training_flops(self, config: ModelConfig) -> float:
@@ -88,10 +106,15 @@ class Work:
             config, self.scored_scalar, length, head=False
         )
 
+    def update_flops(self, config: ModelConfig) -> float:
+        """Operations of the optimiser, which are few but for Muon's; every device makes them."""
+        return self.by_muon * muon_flops(config)
+
     def flops(self, config: ModelConfig) -> float:
         """All operations."""
         drawn = forward_flops(config, self.generated, self.document_tokens)
-        return self.training_flops(config) + self.scoring_flops(config) + drawn
+        trained = self.training_flops(config) + self.update_flops(config)
+        return trained + self.scoring_flops(config) + drawn
 
 
 def rl_work(
@@ -122,6 +145,13 @@ def rl_work(
 
 def training_work(recipe: Recipe, stage: str, rows: RowTokens) -> Work:
     """What the updates of a stage of a resolved recipe compute, rollouts included."""
+    work, section = _passes(recipe, stage, rows), recipe.stage(stage)
+    if section.optimiser != "muon" or section.adapter is not None:
+        return work
+    return replace(work, by_muon=work.updates * (2 if work.trained and work.trained_scalar else 1))
+
+
+def _passes(recipe: Recipe, stage: str, rows: RowTokens) -> Work:
     section = recipe.stage(stage)
     steps = section.steps or 0
     if stage == "reward":

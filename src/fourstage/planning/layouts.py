@@ -34,7 +34,7 @@ def _needs(recipe: Recipe, config: ModelConfig, stage: str, device: str) -> floa
         device=device,
         kernels=device == "cpu" and recipe.compute.kernels == "auto",
         recompute="off" if recipe.compute.recompute == "off" else "block",
-        optimiser=section.optimiser,
+        optimiser=section.optimiser or "adamw",
         models=2 if ppo else 1,
         frozen_models=frozen_models(recipe, stage),
         average=section.ema > 0,

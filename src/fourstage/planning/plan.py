@@ -47,7 +47,7 @@ class StagePlan:
         batch, unit: what a step takes, such as 1,536 tokens, 16 pairs or 64 episodes.
         tokens: cells trained on, as `tokens` of results.json counts them.
         flops: operations of the updates, as `flops` of results.json counts them.
-        other_flops: operations of drawing, scoring and measuring.
+        other_flops: operations of drawing, scoring, measuring, and of Muon's updates.
         memory_bytes: peak on one device.
         preparing, training, measuring: seconds; training with rollouts and checkpoints.
     """
@@ -230,7 +230,7 @@ class _Planner:
         return (
             work.training_flops(config) / speed.training
             + work.updates * speed.update_seconds
-            + work.scoring_flops(config) / speed.forward
+            + (work.scoring_flops(config) + work.update_flops(config)) / speed.forward
             + work.generated / speed.generation
             + work.waited * speed.step_seconds
         )

@@ -14,6 +14,7 @@ from fourstage.model.families import FAMILIES
 from fourstage.planning import rules
 from fourstage.planning.architecture import DEFAULTS, SIZES, options_of
 from fourstage.planning.facts import DataFacts, RowTokens, row_tokens, training_text_tokens
+from fourstage.planning.flops import muon_flops, training_flops
 from fourstage.planning.parent import replaces_the_shape, with_parent
 from fourstage.planning.rules import Derived, Ruled, shown
 from fourstage.planning.shapes import (
@@ -241,12 +242,11 @@ class _Filling:
         if self.recipe.data.pretrain == "world":
             documents = math.ceil(1.1 * total / self.rows.document)
             self.fill("world.documents", documents, "each is seen once at most")
-        optimiser = self._optimiser("pretrain")
+        read = training_flops(self.config, batch, self.rows.document)
+        own_work = muon_flops(self.config) / read
+        ruled = rules.optimiser(self.params, stage.source_model is None, own_work)
+        optimiser = self.by_rule("pretrain.optimiser", ruled)
         self.rate("pretrain", partial(rules.learning_rate, optimiser=optimiser))
-
-    def _optimiser(self, stage: str) -> str:
-        is_new = stage == "pretrain" and self.recipe.pretrain.source_model is None
-        return self.by_rule(f"{stage}.optimiser", rules.optimiser(self.params, is_new))
 
     def _ramp(self, batch: int) -> BatchRamp | None:
         """The ramp asked for, if it is one for this batch and context.
@@ -347,7 +347,7 @@ class _Filling:
     def course(self, stage: str) -> None:
         """What every stage has: schedule, decay, micro-batch, and how often to write."""
         steps = self.values[stage]["steps"]
-        self._optimiser(stage)
+        self.by_rule(f"{stage}.optimiser", rules.optimiser(self.params, is_new=False))
         kind = self.by_rule(f"{stage}.schedule", rules.schedule(stage, self.params))
         self.by_rule(f"{stage}.final_fraction", rules.final_fraction(kind))
         self.by_rule(f"{stage}.warmup_steps", rules.warmup_steps(steps))

@@ -221,7 +221,7 @@ class Measuring:
         step = Step(
             device=self.device.type,
             kernels=self.device.type == "cpu" and kernels.usable(),
-            optimiser=section.optimiser,
+            optimiser=section.optimiser or "adamw",
             models=2 if in_rl and self.recipe.rl.algorithm == "ppo" else 1,
             frozen_models=len(self.made.frozen),
             scores=in_reward,
