@@ -185,7 +185,7 @@ def trained_with_grpo(world: World, size: int, scale_by_std: bool, seed: int = 1
 
     def step() -> Tensor:
         table = policy.log_table().detach()
-        return objective.sums(policy, grpo_batch(world, table, expected(table)))[0]["sequences"]
+        return objective.sums(policy, grpo_batch(world, table, expected(table)))[0]["policy"]
 
     descend([policy.table], step, steps)
     table = policy.log_table().detach()
@@ -233,7 +233,7 @@ def test_the_expected_gradient_of_grpo_without_std_is_exact():
     members, advantages = group_table(world, 2, scale_by_std=False)
     table = policy.log_table().detach()
     found = expected_advantages(world.distribution(table), members, advantages)
-    loss = GRPO(kl_coefficient=BETA).sums(policy, grpo_batch(world, table, found))[0]["sequences"]
+    loss = GRPO(kl_coefficient=BETA).sums(policy, grpo_batch(world, table, found))[0]["policy"]
     (gradient,) = torch.autograd.grad(loss, policy.table)
 
     now = policy.log_table()
@@ -293,7 +293,7 @@ def test_groups_listed_one_by_one_give_the_expected_gradient(scale_by_std):
     members, advantages = group_table(world, size, scale_by_std)
     objective = GRPO(kl_coefficient=BETA)
     once = grpo_batch(world, table, expected_advantages(p, members, advantages))
-    (expected,) = torch.autograd.grad(objective.sums(policy, once)[0]["sequences"], policy.table)
+    (expected,) = torch.autograd.grad(objective.sums(policy, once)[0]["policy"], policy.table)
 
     copies = members.flatten()
     chance = p[members].prod(1).repeat_interleave(size)
@@ -302,7 +302,7 @@ def test_groups_listed_one_by_one_give_the_expected_gradient(scale_by_std):
     s["old_logprobs"] = world.token_logprobs(table)[copies].flatten()
     s["ref_logprobs"] = world.token_logprobs(world.reference)[copies].flatten()
     s["advantages"] = spread(advantages.flatten(), listed.lengths, s["loss_weights"])
-    (found,) = torch.autograd.grad(objective.sums(policy, listed)[0]["sequences"], policy.table)
+    (found,) = torch.autograd.grad(objective.sums(policy, listed)[0]["policy"], policy.table)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     if scale_by_std:
         torch.testing.assert_close(found, listed_gradient(world, table, size), rtol=0, atol=1e-6)
