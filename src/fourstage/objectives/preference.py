@@ -37,12 +37,11 @@ class DirectPreference:
         self.preference = preference
 
     def counts(self, batch: Batch) -> dict[str, float]:
-        chosen = pair_rows(batch)[:, 0]
-        of_pairs = document_weights(batch, torch.double)
-        counts = {"pairs": float(of_pairs[chosen].sum())}
+        of_chosen = _chosen_weights(batch, pair_rows(batch), torch.double)
+        counts = {"pairs": float(of_chosen.sum())}
         if self.preference.nll_coefficient:
-            of_chosen = _is_chosen(batch, pair_rows(batch))[batch.document_ids]
-            counts["nll"] = float((batch.streams["loss_weights"] * of_chosen).sum())
+            of_tokens = of_chosen[batch.document_ids]
+            counts["nll"] = float((batch.streams["loss_weights"] * of_tokens).sum())
         return counts
 
     def sums(self, module: ActorCritic | Transformer, micro: Batch) -> tuple[Sums, Metrics]:
@@ -63,9 +62,9 @@ class DirectPreference:
             logprobs_rejected=rejected.logprobs,
         )
         sums = {"pairs": (loss * weights).sum()}
-        of_chosen = read.trained.spread(_is_chosen(micro, pairs))
-        nll = -(read.logprobs * of_chosen).sum()
-        metrics["nll"] = (nll.detach(), (read.weights * of_chosen).sum())
+        of_tokens = read.trained.spread(_chosen_weights(micro, pairs, loss.dtype))
+        nll = -(read.logprobs * of_tokens).sum()
+        metrics["nll"] = (nll.detach(), (read.weights * of_tokens).sum())
         if told.nll_coefficient:
             sums["nll"] = told.nll_coefficient * nll
         return sums, metrics
@@ -79,8 +78,8 @@ class DirectPreference:
         return chosen, rejected
 
 
-def _is_chosen(batch: Batch, pairs: Tensor) -> Tensor:
-    """[documents] bool: whether each is the better one of its pair."""
-    found = torch.zeros(len(batch.lengths), dtype=torch.bool, device=pairs.device)
-    found[pairs[:, 0]] = True
-    return found
+def _chosen_weights(batch: Batch, pairs: Tensor, dtype: torch.dtype) -> Tensor:
+    """[documents] the weight of a pair at the better one of its responses, 0 at the other."""
+    weights = document_weights(batch, dtype)
+    chosen = pairs[:, 0]
+    return torch.zeros_like(weights).index_put((chosen,), weights[chosen])
