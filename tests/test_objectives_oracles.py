@@ -18,9 +18,11 @@ from fourstage.objectives.logprobs import logprobs
 from fourstage.objectives.ppo import PPO
 from objectives_tables import (
     World,
+    backwards,
     descend,
     expected_advantages,
     group_table,
+    reciprocal,
     tabular_actor_critic,
     total_variation,
 )
@@ -193,30 +195,8 @@ def trained_with_grpo(world: World, size: int, scale_by_std: bool, seed: int = 1
 
 
 def grpo_fixed_point(world: World, size: int) -> Tensor:
-    """Log table of `pi_ref / (1 - (1 - 1/G)(Q - V) / beta)`, solved from the last token backwards.
-
-    V is the number that normalises it; it then is the mean of Q under the result.
-    """
-    shrink = 1 - 1 / size
-    table = torch.empty_like(world.reference)
-    ahead = world.rewards
-    for t in reversed(range(world.length)):
-        level = slice(world.starts[t], world.starts[t] + world.vocabulary**t)
-        q, ref = ahead.view(-1, world.vocabulary), world.reference[level].exp()
-
-        def candidate(v: Tensor, q: Tensor = q, ref: Tensor = ref) -> Tensor:
-            return ref / (1 - shrink * (q - v[:, None]) / BETA)
-
-        low = q.max(1).values - BETA / shrink + 1e-12
-        high = q.max(1).values + 1e-12
-        for _ in range(100):
-            middle = (low + high) / 2
-            too_much = candidate(middle).sum(1) > 1
-            low, high = torch.where(too_much, middle, low), torch.where(too_much, high, middle)
-        p = candidate(high)
-        table[level] = p.log()
-        ahead = (p * q).sum(1)
-    return table
+    """Log table of `pi_ref / (1 - (1 - 1/G)(Q - V) / beta)`, of Q under the result."""
+    return backwards(world, lambda ref, q: reciprocal(ref, q, BETA / (1 - 1 / size)))
 
 
 def test_grpo_without_std_ends_at_its_closed_form():
