@@ -177,6 +177,26 @@ def total_variation(first: Tensor, second: Tensor) -> float:
     return float((first - second).detach().abs().sum() / 2)
 
 
+def settle(parameters: list[nn.Parameter], step, iterations: int = 200) -> None:
+    """L-BFGS on exact gradients of a smooth loss, until they vanish; `step()` returns the loss."""
+    optimiser = torch.optim.LBFGS(
+        parameters,
+        max_iter=iterations,
+        tolerance_grad=1e-9,
+        tolerance_change=1e-14,
+        history_size=30,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss = step()
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+
+
 def descend(parameters: list[nn.Parameter], step, steps: int, rate: float = 0.1) -> None:
     """Adam on exact gradients, the rate falling to zero; `step()` returns the loss."""
     optimiser = torch.optim.Adam(parameters, lr=rate, betas=(0.9, 0.99))
