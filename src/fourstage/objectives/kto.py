@@ -82,9 +82,12 @@ class KTO:
         logprobs = response_logprobs(module, micro).of_documents
         ratios = logprobs - reference_logprobs(micro)
         good = labels == DESIRABLE
-        side = torch.where(good, 1.0, -1.0).to(ratios.dtype)
-        importance = torch.where(good, self.desirable, self.undesirable).to(ratios.dtype)
-        loss = importance * (1 - torch.sigmoid(self.beta * side * (ratios - z)))
+        worth = self.beta * (ratios - z)
+        loss = torch.where(
+            good,
+            self.desirable * (1 - torch.sigmoid(worth)),
+            self.undesirable * (1 - torch.sigmoid(-worth)),
+        )
         weights = document_weights(micro, ratios.dtype)
         found = ratios.detach()
         metrics = {
