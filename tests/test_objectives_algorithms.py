@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from itertools import product
 
 import pytest
@@ -12,10 +14,14 @@ from torch import Tensor
 from fourstage.data.batch import Batch
 from fourstage.errors import InputError
 from fourstage.model.layout import Layout
-from fourstage.objectives.algorithms import ALGORITHMS, algorithm_of
+from fourstage.objectives.algorithms import ALGORITHMS, CHOICES, algorithm_of
 from fourstage.objectives.correction import ICEPOP, TIS, Correction
-from fourstage.objectives.estimating import leave_out
+from fourstage.objectives.estimating import ADVANTAGES, leave_out
+from fourstage.objectives.kl import ESTIMATORS
 from fourstage.objectives.policy_gradient import PolicyGradient
+from fourstage.objectives.preference_losses import LOSSES
+from fourstage.objectives.preferences import PREFERENCES
+from fourstage.objectives.surrogates import SURROGATES
 from objectives_support import (
     assert_same_update,
     gradients,
@@ -269,7 +275,7 @@ def test_a_sampler_that_agrees_needs_no_correction():
 def test_a_response_that_is_left_out_might_as_well_not_be_there(name):
     policy, batch = tiny_model(seed=1), group_batch()
     rest = batch.select([0, 1, 3, 4, 5, 7])
-    leave_out(batch, torch.arange(8) % 4 == 2)
+    batch = leave_out(batch, torch.arange(8) % 4 == 2)
     assert batch.documents["left_out"].tolist() == [0, 0, 1, 0, 0, 0, 1, 0]
     objective = PolicyGradient(algorithm(name), TEMPERATURE)
     expected = update(objective, policy, [rest], rest)
@@ -324,6 +330,22 @@ def test_what_does_not_go_together_is_refused(name, changes, message):
 def test_a_correction_that_shuts_out_agreement_is_refused():
     with pytest.raises(InputError, match="high above it"):
         Correction("mask", "token", 0.5, 0.9)
+
+
+def test_the_names_of_a_recipe_are_those_of_the_functions():
+    assert CHOICES["advantage"] == tuple(sorted(ADVANTAGES, key=CHOICES["advantage"].index))
+    assert set(CHOICES["surrogate"]) == set(SURROGATES)
+    assert set(CHOICES["kl_estimator"]) == set(ESTIMATORS)
+    assert {each.loss for each in PREFERENCES.values()} == set(LOSSES)
+    for each in ALGORITHMS.values():
+        if each.aggregation != "constant":
+            each.check()
+
+
+def test_a_recipe_can_be_checked_without_torch():
+    modules = "fourstage.objectives.algorithms, fourstage.objectives.preferences"
+    told = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", told], check=False).returncode == 0
 
 
 def test_published_settings_are_kept():

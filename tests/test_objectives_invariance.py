@@ -16,7 +16,7 @@ from fourstage.objectives.objective import with_survey
 from fourstage.objectives.policy_gradient import PolicyGradient
 from fourstage.objectives.ppo import PPO
 from fourstage.objectives.preference import DirectPreference
-from fourstage.objectives.preference_losses import PREFERENCES, preference_of
+from fourstage.objectives.preferences import PREFERENCES, preference_of
 from objectives_support import (
     ScorerWithLanguage,
     assert_same_update,

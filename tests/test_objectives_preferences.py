@@ -20,7 +20,7 @@ from fourstage.objectives.mismatching import with_mismatches
 from fourstage.objectives.next_token import NextToken
 from fourstage.objectives.objective import Surveys, document_sums, with_survey
 from fourstage.objectives.preference import DirectPreference
-from fourstage.objectives.preference_losses import PREFERENCES, preference_of
+from fourstage.objectives.preferences import PREFERENCES, preference_of
 from objectives_support import (
     assert_same_update,
     gradients,

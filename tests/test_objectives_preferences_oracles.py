@@ -17,7 +17,7 @@ from fourstage.data.batch import Batch
 from fourstage.objectives.kto import KTO
 from fourstage.objectives.objective import with_survey
 from fourstage.objectives.preference import DirectPreference
-from fourstage.objectives.preference_losses import Preference, preference_of
+from fourstage.objectives.preferences import Preference, preference_of
 from objectives_tables import (
     TabularPolicy,
     World,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,8 @@ from fourstage.objectives.kto import KTO
 from fourstage.objectives.logprobs import logprobs
 from fourstage.objectives.objective import document_sums, with_survey
 from fourstage.objectives.preference import DirectPreference
-from fourstage.objectives.preference_losses import Responses, cpo, dpo, preference_of
+from fourstage.objectives.preference_losses import Responses, cpo, dpo
+from fourstage.objectives.preferences import preference_of
 from objectives_support import (
     VOCABULARY,
     assert_same_update,
@@ -33,8 +35,10 @@ from trl_support import newest, rectangle, trainer_of, trainer_stub
 @pytest.fixture(scope="module")
 def trl():
     pytest.importorskip("trl")
-    from trl.experimental.cpo.cpo_trainer import CPOTrainer
-    from trl.experimental.orpo.orpo_trainer import ORPOTrainer
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from trl.experimental.cpo.cpo_trainer import CPOTrainer
+        from trl.experimental.orpo.orpo_trainer import ORPOTrainer
     from trl.trainer import dpo_trainer, kto_trainer
 
     return SimpleNamespace(

@@ -7,18 +7,24 @@ objective = PolicyGradient(algorithm, temperature=1.0)     # fourstage.objective
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from fourstage.errors import InputError, nearest
-from fourstage.objectives.kl import ESTIMATORS
-from fourstage.objectives.surrogates import SURROGATES
 
-# What stands for the worth of a response, and whether it is one number for all of its tokens.
+# Advantages of each token, and those that are one number for all tokens of a response.
 _OF_TOKENS = ("critic", "rewards_to_go", "group_rewards_to_go")
 _OF_RESPONSES = ("group", "others")
-RATIOS = ("token", "sequence_mean", "sequence_sum")
-AGGREGATIONS = ("token_mean", "sequence_mean", "sequence_sum", "constant")
+CHOICES = {
+    "advantage": (*_OF_TOKENS, *_OF_RESPONSES),
+    "scale": ("none", "group", "batch"),
+    "ratio": ("token", "sequence_mean", "sequence_sum"),
+    "surrogate": ("clipped", "cispo", "plain"),
+    "aggregation": ("token_mean", "sequence_mean", "sequence_sum", "constant"),
+    "kl": ("reward", "loss"),
+    "kl_estimator": ("k1", "k2", "k3"),
+}
 
 
 @dataclass(frozen=True)
@@ -86,62 +92,61 @@ class Algorithm:
             InputError: each fault with what to write instead.
         """
         faults = [
-            *_unknown("advantage", self.advantage, (*_OF_TOKENS, *_OF_RESPONSES)),
-            *_unknown("scale", self.scale, ("none", "group", "batch")),
-            *_unknown("ratio", self.ratio, RATIOS),
-            *_unknown("surrogate", self.surrogate, SURROGATES),
-            *_unknown("aggregation", self.aggregation, AGGREGATIONS),
-            *_unknown("kl", self.kl, ("reward", "loss")),
-            *_unknown("kl_estimator", self.kl_estimator, ESTIMATORS),
+            f"{key}={value} is not one of {', '.join(known)}{nearest(value, known)}"
+            for key, known in CHOICES.items()
+            if (value := getattr(self, key)) not in known
         ]
+        faults += [*self._of_advantages(), *self._of_clips(), *self._of_means()]
+        if faults:
+            raise InputError(*faults)
+
+    def _of_advantages(self) -> Iterator[str]:
         if self.ratio != "token" and self.advantage in _OF_TOKENS:
-            faults.append(
+            yield (
                 f"ratio={self.ratio} is of whole responses and advantage={self.advantage} of "
                 "tokens: write ratio=token, or advantage=group"
             )
         if self.advantage == "others" and self.scale != "none":
-            faults.append(
+            yield (
                 f"scale={self.scale} would bias the leave-one-out baseline of advantage=others: "
                 "write scale=none, or advantage=group"
             )
-        if self.scale == "group" and self.advantage in _OF_TOKENS:
-            faults.append(
+        if self.advantage in _OF_TOKENS and self.scale == "group":
+            yield (
                 f"scale=group needs one advantage a response, and advantage={self.advantage} has "
                 "one a token: write scale=batch"
             )
-        if self.aggregation == "constant" and self.constant_length < 1:
-            faults.append(
-                "aggregation=constant divides by constant_length, which is not given: write the "
-                "longest response, max_new_tokens"
-            )
+
+    def _of_clips(self) -> Iterator[str]:
         if not (0 <= self.clip_low <= 1 and self.clip_high >= 0):
-            faults.append(
+            yield (
                 f"clip_low={self.clip_low:g} and clip_high={self.clip_high:g} cut ratios at "
                 "1 - clip_low and 1 + clip_high: write 0 to 1 for the first, at least 0 for the "
                 "second"
             )
-        if self.dual_clip is not None and self.surrogate != "clipped":
-            faults.append(
+        if self.dual_clip is None:
+            return
+        if self.surrogate != "clipped":
+            yield (
                 f"dual_clip={self.dual_clip:g} is of surrogate=clipped, not {self.surrogate}: "
                 "leave it out"
             )
-        if self.dual_clip is not None and self.dual_clip <= 1 + self.clip_high:
-            faults.append(
+        if self.dual_clip <= 1 + self.clip_high:
+            yield (
                 f"dual_clip={self.dual_clip:g} is inside of the clip range, which ends at "
                 f"{1 + self.clip_high:g}: write a larger one, such as 3"
             )
+
+    def _of_means(self) -> Iterator[str]:
+        if self.aggregation == "constant" and self.constant_length < 1:
+            yield (
+                "aggregation=constant divides by constant_length, which is not given: write the "
+                "longest response, max_new_tokens"
+            )
         if self.kl_coefficient < 0:
-            faults.append(f"kl_coefficient={self.kl_coefficient:g} is below 0: write 0 or more")
+            yield f"kl_coefficient={self.kl_coefficient:g} is below 0: write 0 or more"
         if self.kl == "reward" and (self.kl_summed or self.kl_weighted):
-            faults.append("kl_summed and kl_weighted are of a KL in the loss: write kl=loss")
-        if faults:
-            raise InputError(*faults)
-
-
-def _unknown(key: str, value: str, known: Any) -> list[str]:
-    if value in known:
-        return []
-    return [f"{key}={value} is not one of {', '.join(known)}{nearest(value, known)}"]
+            yield "kl_summed and kl_weighted are of a KL in the loss: write kl=loss"
 
 
 _TABLE = (

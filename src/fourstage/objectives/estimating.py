@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -180,15 +180,19 @@ def _on_tokens(scored: Scored, advantages: Tensor) -> Streams:
     return {"advantages": spread(advantages, scored.batch.lengths, scored.weights)}
 
 
-def leave_out(batch: Batch, documents: Tensor) -> None:
-    """Takes responses out of the loss, in place, such as those cut off at `max_new_tokens`.
+def leave_out(batch: Batch, documents: Tensor) -> Batch:
+    """The batch with some responses out of the loss, such as those cut off at `max_new_tokens`.
 
     They still count among the rewards of their group, so advantages are to be estimated before
     (overlong filtering, Yu et al., DAPO, 2025, section 3.4).
 
     Args:
-        documents: [documents] bool, which ones; kept as the batch's `left_out`.
+        documents: [documents] bool, which ones; kept as the documents' `left_out`.
     """
     weights = batch.streams["loss_weights"]
-    batch.streams["loss_weights"] = weights * ~documents[batch.document_ids]
-    batch.documents["left_out"] = documents.to(weights.dtype)
+    kept = weights * ~documents[batch.document_ids]
+    return replace(
+        batch,
+        streams=batch.streams | {"loss_weights": kept},
+        documents=batch.documents | {"left_out": documents.to(weights.dtype)},
+    )

@@ -10,7 +10,8 @@ from fourstage.model.actor_critic import ActorCritic
 from fourstage.model.transformer import Transformer
 from fourstage.objectives.bradley_terry import pair_rows
 from fourstage.objectives.objective import Metrics, Sums, metric_sums
-from fourstage.objectives.preference_losses import LOSSES, Preference, Responses, rewards
+from fourstage.objectives.preference_losses import LOSSES, Responses, rewards
+from fourstage.objectives.preferences import Preference
 from fourstage.objectives.responses import (
     Weighed,
     document_weights,
