@@ -271,6 +271,17 @@ def test_a_sampler_that_agrees_needs_no_correction():
         assert_same_update(update(objective, policy, [batch], batch), plain, 1e-14)
 
 
+@pytest.mark.parametrize("name", FORMULAS)
+def test_a_policy_far_from_that_of_the_rollout_has_finite_gradients(name):
+    policy, batch = tiny_model(seed=1), group_batch()
+    for sign in (-1, 1):
+        batch.streams["old_logprobs"] = sign * 1e3 * batch.streams["loss_weights"]
+        told = algorithm(name, kl="loss", kl_estimator="k1", kl_weighted=True, kl_coefficient=0.1)
+        loss, found = update(PolicyGradient(told, TEMPERATURE), policy, [batch], batch)
+        assert math.isfinite(loss)
+        assert all(gradient.isfinite().all() for gradient in found.values())
+
+
 @pytest.mark.parametrize("name", ["dapo", "gspo", "dr-grpo"])
 def test_a_response_that_is_left_out_might_as_well_not_be_there(name):
     policy, batch = tiny_model(seed=1), group_batch()

@@ -1,8 +1,10 @@
 """The algorithms of policy optimisation as data: an advantage, a ratio, a loss, a mean, a KL.
 
-algorithm = algorithm_of("dapo", clip_high=0.3)
-streams = estimate(algorithm, batch, scores, prompts)      # fourstage.objectives.estimating
-objective = PolicyGradient(algorithm, temperature=1.0)     # fourstage.objectives.policy_gradient
+    algorithm = algorithm_of("dapo", clip_high=0.3)
+    streams = estimate(algorithm, batch, scores, prompts)     # fourstage.objectives.estimating
+    objective = PolicyGradient(algorithm, temperature=1.0)    # fourstage.objectives.policy_gradient
+
+Imports no torch, so that a recipe can be checked without it.
 """
 
 from __future__ import annotations

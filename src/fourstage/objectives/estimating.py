@@ -120,15 +120,17 @@ def estimate(
 
 def by_critic(scored: Scored) -> Streams:
     """Generalised advantage estimation against the critic's values."""
-    rewards = scored.token_rewards(scored.scores)
-    values, weights, lengths = (
-        scored.batch.streams["old_values"],
+    batch, rewards = scored.batch, scored.token_rewards(scored.scores)
+    advantages, returns = gae(
+        rewards,
+        batch.streams["old_values"],
         scored.weights,
-        scored.batch.lengths,
+        batch.lengths,
+        scored.gamma,
+        scored.lam,
     )
-    advantages, returns = gae(rewards, values, weights, lengths, scored.gamma, scored.lam)
     if scored.algorithm.scale == "batch":
-        advantages = whiten(advantages, weights)
+        advantages = whiten(advantages, scored.weights)
     return {"advantages": advantages, "rewards": rewards, "returns": returns}
 
 

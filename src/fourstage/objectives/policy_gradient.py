@@ -21,7 +21,7 @@ from fourstage.objectives.objective import (
     trained_cells,
 )
 from fourstage.objectives.policy import policy_metrics
-from fourstage.objectives.surrogates import SURROGATES, Clip, log_ratio
+from fourstage.objectives.surrogates import FARTHEST, SURROGATES, Clip, log_ratio
 from fourstage.objectives.values import clipped_value_loss
 
 Streams = dict[str, Tensor]
@@ -149,7 +149,7 @@ class PolicyGradient:
             now, ref, log_ratios = (trained.sums(each) for each in (now, ref, log_ratios))
         found = ESTIMATORS[algorithm.kl_estimator](now, ref)
         if algorithm.kl_weighted:
-            found = found * torch.exp(log_ratios)
+            found = found * torch.exp(log_ratios.clamp(-FARTHEST, FARTHEST))
         return trained.shared(found) if algorithm.kl_summed else found
 
     def _total(self, loss: Tensor, weights: Tensor, trained: Trained) -> Tensor:

@@ -19,8 +19,8 @@ class Preference:
     """One loss on comparisons; defaults are those of its paper.
 
     Attributes:
-        beta: what a difference of log-ratios is multiplied by; 1 / (2 beta) is the difference that
-            `ipo` aims at, and lambda the weight of the odds ratio in `orpo`.
+        beta: what a difference of log-ratios is multiplied by. In `ipo`, 1 / (2 beta) is the
+            difference aimed at; in `orpo`, beta is lambda, the weight of the odds ratio.
         label_smoothing: share of comparisons that are taken to be labelled the wrong way round.
         gamma: the margin of `simpo`, in units of the loss (beta times the difference).
         by_length: for `dpo` and `hinge`, log-ratios a token instead of a response.

@@ -1,7 +1,7 @@
 """Policy losses from probability ratios: at which level the ratio is, what is clipped.
 
-All are of trained tokens that lie back to back, [tokens] in and [tokens] out, so that a document
-cut into no micro-batch but its own gives the same numbers in any packing.
+All are of trained tokens that lie back to back, [tokens] in and [tokens] out. A response is never
+cut over micro-batches, so ratios of whole responses are the same in any packing.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 
 from fourstage.objectives.objective import Trained
+
+# Beyond e^20 a ratio says nothing, and one of a whole response would soon be infinite.
+FARTHEST = 20.0
 
 
 class Clip(NamedTuple):
@@ -34,14 +37,14 @@ class Surrogate(NamedTuple):
 def log_ratio(level: str, differences: Tensor, trained: Trained) -> Tensor:
     """[tokens] log of the ratio that each token's loss is of.
 
-    `differences` are `logp - old_logp`. Levels: `token`, its own (PPO); `sequence_mean`, the mean
-    over its response (GSPO, Zheng et al., 2025, eq. 7); `sequence_sum`, the log-ratio of the whole
-    response (RLOO, Ahmadian et al., 2024).
+    `differences` are `logp - old_logp`; the result is held within +-20. Levels: `token`, its own
+    (PPO); `sequence_mean`, the mean over its response (GSPO, Zheng et al., 2025, eq. 7);
+    `sequence_sum`, the log-ratio of the whole response (RLOO, Ahmadian et al., 2024).
     """
-    if level == "token":
-        return differences
-    of_documents = trained.means if level == "sequence_mean" else trained.sums
-    return trained.spread(of_documents(differences))
+    if level != "token":
+        of_documents = trained.means if level == "sequence_mean" else trained.sums
+        differences = trained.spread(of_documents(differences))
+    return differences.clamp(-FARTHEST, FARTHEST)
 
 
 def clipped(logprobs: Tensor, log_ratio: Tensor, advantages: Tensor, clip: Clip) -> Surrogate:
