@@ -210,18 +210,12 @@ def _leave(held: CompletionSet, run: Path, name: str, out: Path | None, form: st
     from fourstage.labelling.results import write_comparisons
 
     path, count = write_comparisons(held, name, run.resolve().name, out, form)
-    told = f": data.preferences={path}" if count else " yet"
-    print(f"{count} comparisons{told}")
+    print(f"{count} comparisons: data.preferences={path}" if count else "no comparisons yet")
 
 
 def _tell(held: CompletionSet, run: Path) -> None:
-    from fourstage.labelling.results import agreement_rows, words_of
+    from fourstage.labelling.results import words_of
     from fourstage.labelling.summary import summarise
 
-    found = summarise(held, run)
-    for line in words_of(found):
+    for line in words_of(summarise(held, run)):
         print(line)
-    if found["agreement"]:
-        from fourstage.reporting.tables import print_table
-
-        print_table(*agreement_rows(found))

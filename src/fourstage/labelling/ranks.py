@@ -15,6 +15,7 @@ from typing import Any
 from fourstage.labelling.drawing import CompletionSet, Item
 from fourstage.labelling.labels import Label
 from fourstage.labelling.words import turns_of
+from fourstage.tasks import Messages
 
 FORMS = ("pairs", "rankings")
 
@@ -84,22 +85,26 @@ def rows_of(
         if item.id not in ranks:
             continue
         if form == "rankings":
-            answers = {"responses": [*item.completions], "ranks": [*ranks[item.id]]}
-            rows.append({"prompt": turns_of(item.task.prompt), **answers, **beside})
+            told = {"responses": [*map(_answer, item.completions)], "ranks": [*ranks[item.id]]}
+            rows.append({"prompt": turns_of(item.task.prompt), **told, **beside})
         else:
             rows += [{**pair, **beside} for pair in _pairs(item, ranks[item.id])]
     return rows
 
 
 def _pairs(item: Item, ranks: Sequence[int]) -> list[dict[str, Any]]:
-    """Conversations, as TRL has them: in bare strings an answer that quotes turns is misread."""
     order = sorted(range(len(ranks)), key=lambda index: ranks[index])
     return [
         {
             "prompt": turns_of(item.task.prompt),
-            "chosen": [{"role": "assistant", "content": item.completions[better]}],
-            "rejected": [{"role": "assistant", "content": item.completions[worse]}],
+            "chosen": _answer(item.completions[better]),
+            "rejected": _answer(item.completions[worse]),
         }
         for better, worse in combinations(order, 2)
         if ranks[better] != ranks[worse]
     ]
+
+
+def _answer(text: str) -> Messages:
+    """A turn, as TRL has it: as a bare string one that quotes a transcript would be misread."""
+    return [{"role": "assistant", "content": text}]

@@ -46,7 +46,7 @@ def write_comparisons(
 
 
 def words_of(summary: Mapping[str, Any]) -> list[str]:
-    """A summary in lines, but for the table of agreement."""
+    """A summary in lines."""
     lines = []
     for name, told in summary["labellers"].items():
         lines.append(
@@ -57,6 +57,8 @@ def words_of(summary: Mapping[str, Any]) -> list[str]:
             lines += _judge(told["both_ways"])
         if "gold" in told:
             lines.append(_gold(told["gold"]))
+    for told in summary["agreement"]:
+        lines += _two(told)
     return lines
 
 
@@ -72,30 +74,33 @@ def _judge(told: Mapping[str, Any]) -> list[str]:
 
 
 def _gold(told: Mapping[str, Any]) -> str:
-    low, high = told["intervals"]["agreement"]
-    return (
-        f"  prefers what gold prefers in {told['metrics']['agreement']:.1%} "
-        f"[{low:.1%}, {high:.1%}] of {told['pairs']} pairs; {told['ties']} ties where gold "
-        f"differs, gold is equal in {told['gold_equal']}"
-    )
+    rest = f"{told['ties']} ties where gold differs, gold is equal in {told['gold_equal']}"
+    if not told["pairs"]:
+        return f"  no pair of which both the labels and gold prefer one; {rest}"
+    agreed = _share(told, "agreement")
+    return f"  prefers what gold prefers in {agreed} of {told['pairs']} pairs; {rest}"
 
 
-def agreement_rows(summary: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows of the table of agreement, a row for each two labellers."""
-    from fourstage.reporting.numbers import Number
+def _two(told: Mapping[str, Any]) -> list[str]:
+    """What two labellers have in common."""
+    numbers, names = told["metrics"], " and ".join(told["labellers"])
+    if not numbers["pairs_both"]:
+        return [f"{names}: no pair that both have labelled"]
+    decided = f", {_share(told, 'agreement_decided')} of those neither calls a tie"
+    chance = "not defined: both always say the same"
+    if "kappa" in numbers:
+        low, high = told["intervals"]["kappa"]
+        chance = f"{numbers['kappa']:.2f} [{low:.2f}, {high:.2f}]"
+    return [
+        f"{names}: {numbers['pairs_both']:.0f} pairs that both have labelled, "
+        f"{numbers['seen_by_both']:.1%} of those that either has",
+        f"  they agree on {_share(told, 'agreement')}"
+        f"{decided if 'agreement_decided' in numbers else ''}; Cohen's kappa {chance}; ties "
+        f"{numbers['ties_first']:.1%} and {numbers['ties_second']:.1%}",
+    ]
 
-    def number(told: Mapping[str, Any], name: str) -> Number | None:
-        if name not in told["metrics"]:
-            return None
-        return Number(told["metrics"][name], *told["intervals"].get(name, ()))
 
-    header = ["labellers", "pairs", "seen by both", "agree", "without ties", "kappa", "ties"]
-    rows = []
-    for told in summary["agreement"]:
-        ties = [told["metrics"].get(name) for name in ("ties_first", "ties_second")]
-        shares = " ".join("–" if each is None else f"{each:.1%}" for each in ties)
-        columns = ("seen_by_both", "agreement", "agreement_decided", "kappa")
-        numbers = [number(told, name) for name in columns]
-        pairs = int(told["metrics"]["pairs_both"])
-        rows.append([" and ".join(told["labellers"]), pairs, *numbers, shares])
-    return header, rows
+def _share(told: Mapping[str, Any], name: str) -> str:
+    """A share with its 95% interval."""
+    low, high = told["intervals"][name]
+    return f"{told['metrics'][name]:.1%} [{low:.1%}, {high:.1%}]"

@@ -128,8 +128,9 @@ def _of_labeller(labelled: Labelled, golds: Mapping[str, Sequence[float]]) -> di
     told: dict[str, Any] = dict(labelled.counts())
     if labelled.is_judge:
         told["both_ways"] = bias(labelled.labels)
-    compared = gold_agreement(labelled.ranks, golds)
-    found: Estimate | None = compared.pop("agreement")
-    if found is not None:
-        told["gold"] = compared | Numbers().add("agreement", found).to_json()
+    if labelled.ranks.keys() & golds.keys():
+        compared = gold_agreement(labelled.ranks, golds)
+        found: Estimate | None = compared.pop("agreement")
+        numbers = Numbers() if found is None else Numbers().add("agreement", found)
+        told["gold"] = compared | numbers.to_json()
     return told

@@ -21,12 +21,17 @@ q           stop here; the same command goes on (so does the end of the input)
 def label_in_terminal(session: Session) -> None:
     """Asks until everything is labelled or the labeller stops."""
     print(HELP)
-    while (question := session.question()) is not None:
+    while True:
+        question = session.question()
+        if question is None:
+            print("\neverything is labelled: Enter ends, u undoes the last answer")
+            if _line("u") != "u" or not session.undo():
+                return
+            continue
         print(f"\n{_shown(question)}\n")
         if not _asked(session, question):
             print("stopped: the same command goes on here")
             return
-    print("everything is labelled")
 
 
 def _shown(question: Question) -> str:
@@ -40,8 +45,9 @@ def _shown(question: Question) -> str:
 
 def _asked(session: Session, question: Question) -> bool:
     """Reads keys until the question is answered or taken back; False to stop."""
+    numbers = " ".join(str(number) for number in range(1, len(question.shown) + 1))
     while True:
-        key = _line(question)
+        key = _line(f"{numbers} t b s u q ?")
         if key is None or key == "q":
             return False
         if key == "u":
@@ -60,11 +66,10 @@ def _asked(session: Session, question: Question) -> bool:
             _note(f"{key!r} is no key: write 1 to {len(question.shown)}, t, b, s, u, q or ?")
 
 
-def _line(question: Question) -> str | None:
+def _line(keys: str) -> str | None:
     """The next line, or None where the labeller stops."""
-    numbers = " ".join(str(number) for number in range(1, len(question.shown) + 1))
     try:
-        return input(f"{numbers} t b s u q ? > " if sys.stdin.isatty() else "").strip().lower()
+        return input(f"{keys} > " if sys.stdin.isatty() else "").strip().lower()
     except (EOFError, KeyboardInterrupt):
         return None
     except UnicodeDecodeError as error:
