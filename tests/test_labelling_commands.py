@@ -16,7 +16,7 @@ from fourstage.labelling.drawing import CompletionSet
 from fourstage.labelling.labels import LabelFile
 from fourstage.labelling.session import Session
 from labelling_support import call, lines, make_run, write_set
-from pipeline_support import environment
+from pipeline_support import environment, tiny
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +195,31 @@ def test_three_completions_are_ranked_and_written_as_rankings(run, capsys, monke
     piped(monkeypatch, "")
     call(capsys, "label", run, "--set", "three", "--form", "pairs", "--out", out)
     assert len(lines(out)) == 3 + 2
+
+
+def test_the_reward_stages_data_are_made_from_the_labels_and_follow_them(
+    made, tmp_path, capsys, monkeypatch
+):
+    from fourstage.data.prepare import prepare_reward
+    from fourstage.pipeline.raw import data_key, hashes_of
+
+    run = tmp_path / "tiny"
+    run.mkdir()
+    shutil.copytree(made / "rl" / "model", run / "tokenizer")
+    shutil.copy(made / "recipe.yaml", run)
+    write_set(run / "labels" / "rl", count=12)
+    # Made-up ones: no model is needed, but for its name.
+    (run / "rl" / "model").mkdir(parents=True)
+    piped(monkeypatch, "1\n" * 10)
+    call(capsys, "label", run)
+    recipe = tiny(f"data.preferences={run / 'labels' / 'rl' / 'me.preferences.jsonl'}")
+    prepared = prepare_reward(recipe, run, lambda line: None)
+    assert len(prepared.store("reward", "train")) // 2 + len(prepared.pairs()) == 10
+    keys = [data_key(recipe, "reward", hashes_of(recipe, ["reward"]))]
+    piped(monkeypatch, "1\n")
+    call(capsys, "label", run)
+    keys.append(data_key(recipe, "reward", hashes_of(recipe, ["reward"])))
+    assert keys[0] != keys[1]
 
 
 def test_text_of_a_model_cannot_command_the_terminal(run, capsys, monkeypatch):

@@ -186,17 +186,23 @@ def test_the_page_fetches_nothing_from_outside_and_runs_its_own_script_alone(ser
     assert browser.ask("GET", f"{browser.root}../state")[0] == 404
 
 
-def test_a_label_that_cannot_be_written_ends_the_session_and_says_so(served, monkeypatch):
-    server, browser, _ = served
-
+def test_a_label_that_cannot_be_written_ends_the_session_and_says_so(tmp_path, monkeypatch):
     def full(label):
         raise MachineError("cannot write it: the disk is full")
 
-    monkeypatch.setattr(server.session.labels, "add", full)
-    told = browser.post("answer", version=0, verdict="tie")
-    assert told["status"] == 500 and "not saved: cannot write it" in told["note"]
-    assert server.finished.is_set()
-    server.failure = None
+    told = []
+    with LabelFile(tmp_path / "me.labels.jsonl") as labels:
+        monkeypatch.setattr(labels, "add", full)
+        server = LabelServer(Session(write_set(tmp_path).items, labels, "me", 0))
+        browser = Browser(server.url)
+
+        def answer() -> None:
+            told.append(browser.post("answer", version=0, verdict="tie"))
+
+        threading.Thread(target=answer).start()
+        with pytest.raises(MachineError, match="the disk is full"):
+            server.wait()
+    assert told[0]["status"] == 500 and "not saved: cannot write it" in told[0]["note"]
 
 
 def test_stopping_on_the_page_ends_the_command_which_writes_the_file(tmp_path):

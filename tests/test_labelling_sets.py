@@ -43,6 +43,16 @@ def test_completions_are_drawn_once_and_stay_though_the_model_is_gone(run, tmp_p
         assert all(text.strip() for text in item.completions)
 
 
+def test_completions_that_repeat_are_drawn_again_and_greedy_ones_are_no_comparison(run, tmp_path):
+    asked = Asked(prompts=6, k=4, temperature=0.5, max_new_tokens=1)
+    held = open_set(run, tmp_path / "short", asked, quiet)
+    assert all(len(set(item.completions)) == len(item.completions) for item in held.items)
+    # Four draws of one token alone seldom differ: so many there are only by drawing again.
+    assert sum(len(item.completions) == 4 for item in held.items) >= 3
+    with pytest.raises(InputError, match="no prompt has two completions that differ"):
+        open_set(run, tmp_path / "same", Asked(prompts=3, temperature=1e-6), quiet)
+
+
 def test_more_prompts_leave_the_first_ones_as_they_are(run, tmp_path):
     few = open_set(run, tmp_path / "grown", Asked(prompts=3), quiet).items
     grown = open_set(run, tmp_path / "grown", Asked(prompts=7), quiet).items
