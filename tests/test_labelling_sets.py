@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import itertools
 import os
 
@@ -104,6 +105,18 @@ def test_prompts_longer_than_the_context_are_left_out_and_told(run, tmp_path):
     held = open_set(run, tmp_path / "set", Asked(source=str(tmp_path / "asked.txt")), said.append)
     assert [item.task.prompt for item in held.items] == ["short"]
     assert any("1 of 2 prompts are left out" in line for line in said)
+
+
+def test_two_processes_cannot_draw_the_same_set_at_once(run, tmp_path):
+    folder = tmp_path / "set"
+    open_set(run, folder, Asked(prompts=2), quiet)
+    with (
+        open(folder / ".drawing") as file,
+        pytest.raises(InputError, match="another process draws"),
+    ):
+        fcntl.flock(file, fcntl.LOCK_EX)
+        open_set(run, folder, Asked(prompts=4), quiet)
+    assert len(open_set(run, folder, Asked(prompts=4), quiet).items) == 4
 
 
 def test_a_damaged_set_is_refused(tmp_path):

@@ -121,7 +121,11 @@ class LabelFile:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             self._descriptor = os.open(path, flags, 0o644)
         try:
-            _lock(self._descriptor, path)
+            lock(
+                self._descriptor,
+                f"{path} is being written by another process: end it, or write --labeller NAME "
+                "with another name",
+            )
             self.labels, self.version, whole = _read(path)
             with explained(path):
                 os.ftruncate(self._descriptor, whole)
@@ -166,18 +170,18 @@ class LabelFile:
         self.close()
 
 
-def _lock(descriptor: int, path: Path) -> None:
-    """Raises `InputError` where another process labels under this name.
+def lock(descriptor: int, refusal: str) -> None:
+    """Holds an open file until it is closed; the system frees it when its holder dies.
 
     A file system without locks (Lustre without `flock`) is taken as it is.
+
+    Raises:
+        InputError: another process holds it.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise InputError(
-            f"{path} is being written by another process: end it, or write --labeller NAME with "
-            "another name"
-        ) from error
+        raise InputError(refusal) from error
     except OSError as error:
         if error.errno not in _WITHOUT_LOCKS:
             raise

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import os
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
 from fourstage.errors import InputError, nearest
+from fourstage.files import explained
 from fourstage.labelling.drawing import CompletionSet, Drawn
-from fourstage.labelling.labels import checked_name
+from fourstage.labelling.labels import checked_name, lock
 from fourstage.labelling.prompts import RUN_SOURCES, prompts_of
 
 STAGES = ("sft", "rl")
@@ -93,17 +96,30 @@ def open_set(
         InputError: the set was drawn otherwise, the model changed, or there are no prompts.
     """
     held = CompletionSet.read(folder)
-    if held is None:
-        held = CompletionSet(folder, _drawn(run, folder, asked))
-        wanted = asked.prompts or _PROMPTS
-    else:
+    if held is not None:
         _check_same(held, asked)
-        wanted = asked.prompts or held.tried
-    if wanted > held.tried:
-        _draw_more(run, held, wanted, asked, say)
+    if held is None or (asked.prompts or 0) > held.tried:
+        with _drawing_alone(folder):
+            # Another process may have drawn meanwhile.
+            held = CompletionSet.read(folder) or CompletionSet(folder, _drawn(run, folder, asked))
+            _check_same(held, asked)
+            _draw_more(run, held, asked.prompts or _PROMPTS, asked, say)
     if not held.items:
         raise InputError(f"{folder}: no prompt has two completions that differ; nothing to label")
     return held
+
+
+@contextlib.contextmanager
+def _drawing_alone(folder: Path) -> Generator[None]:
+    """Raises `InputError` where another process draws this set's completions."""
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / ".drawing", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        lock(descriptor, f"{folder}: another process draws its completions: wait until it has")
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _drawn(run: Path, folder: Path, asked: Asked) -> Drawn:
