@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 
 import pytest
@@ -15,7 +17,7 @@ from fourstage.labelling.results import labels_path, write_comparisons
 from fourstage.labelling.service import ChatService
 from fourstage.labelling.summary import bias
 from labelling_support import call, lines, stand_in, write_set
-from pipeline_support import tiny
+from pipeline_support import environment, tiny
 
 
 def lower(first: str, second: str) -> str:
@@ -137,8 +139,8 @@ def test_a_server_that_is_gone_ends_it_with_what_is_judged_kept(tmp_path):
     assert len(judged(held, lower, tmp_path)[0]) == 9
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 302])
-def test_a_refusal_ends_it_at_once(tmp_path, status):
+@pytest.mark.parametrize("status", [401, 404, 302])
+def test_a_wrong_key_model_or_address_ends_it_at_once(tmp_path, status):
     held = write_set(tmp_path, count=30)
     with stand_in(lambda first, second: (status, b"no such model")) as server:
         service = ChatService(server.url, "mini", backoff=0.01)
@@ -152,13 +154,20 @@ def test_a_refusal_ends_it_at_once(tmp_path, status):
         assert len(server.asked) <= 6
 
 
-def test_an_answer_without_end_is_cut_off(tmp_path, monkeypatch):
+def test_a_pair_that_is_refused_or_answered_without_end_stops_no_other(tmp_path, monkeypatch):
     from fourstage.labelling import service
 
     monkeypatch.setattr(service, "_MOST_BYTES", 1000)
-    held = write_set(tmp_path, count=1)
-    with pytest.raises(InputError, match="an answer of more than 1,000 bytes"):
-        judged(held, lambda first, second: "x" * 2000, tmp_path)
+    held = write_set(tmp_path, count=4)
+
+    def reply(first: str, second: str):
+        if "1." in first:
+            return (400, b"too long for this model")
+        return "[[A]]" * 1000 if "2." in first else lower(first, second)
+
+    labels, server, said = judged(held, reply, tmp_path, retries=3, workers=1)
+    assert len(labels) == 2 and len(server.asked) == 2 + 1 + 1 + 2
+    assert any("2 pairs are left (2 failed)" in line for line in said)
 
 
 def test_a_limit_on_requests_holds_and_the_rest_goes_on_later(tmp_path):
@@ -168,6 +177,38 @@ def test_a_limit_on_requests_holds_and_the_rest_goes_on_later(tmp_path):
     assert any("4 pairs are left" in line for line in said)
     labels, server, _ = judged(held, lower, tmp_path)
     assert len(server.asked) == 8 and len(labels) == 6
+
+
+def test_killed_in_the_middle_it_asks_the_rest_alone(tmp_path):
+    run = tmp_path / "tiny"
+    held = write_set(run / "labels" / "rl", count=6)
+    (run / "recipe.yaml").write_text(tiny().to_yaml())
+    path = labels_path(held.folder, "mini")
+
+    def slow(first: str, second: str) -> str:
+        time.sleep(0.05)
+        return lower(first, second)
+
+    with stand_in(slow) as server:
+        told = ["--judge", server.url, "--judge-model", "mini", "--judge-workers", "1"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fourstage", "label", run, "--set", "rl", *told],
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+        )
+        while not path.exists() or path.read_bytes().count(b"\n") < 2:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        with LabelFile(path) as labels:
+            left = 6 - len(labels.labels)
+            assert 0 < left <= 4
+            before = len(server.asked)
+            judge_pairs(Judge(ChatService(server.url, "mini")), held.items, labels, print)
+        assert len(server.asked) - before == 2 * left
+    assert {label.item for label in read_labels(path)} == {item.id for item in held.items}
+    assert all(label.best == 0 for label in read_labels(path))
 
 
 def test_what_is_sent_where_is_told_before_it_is_sent(tmp_path):
@@ -272,5 +313,7 @@ def test_the_command_judges_reports_and_goes_on(tmp_path, capsys):
         both = read_json(run / "labels" / "rl" / "summary.json")["labellers"]["org-mini-1"]
         assert both["both_ways"]["for_first"] == 1
         # A person under the judge's name would be taken for it.
+        code, _, err = call(capsys, "label", run, *told[:-1], "--criteria", "Prefer rhymes.")
+        assert code == 2 and "tells of other criteria: write --labeller NAME" in err
         code, _, err = call(capsys, "label", run, "--set", "rl", "--labeller", "org-mini-1")
         assert code == 2 and "holds labels of a judge; write another name" in err

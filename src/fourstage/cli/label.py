@@ -64,6 +64,7 @@ def command(
     judge_requests: Annotated[
         int | None, typer.Option(min=2, help="At most so many now; two a pair")
     ] = None,
+    judge_tokens: Annotated[int, typer.Option(min=8, help="Longest answer; more to think")] = 512,
     criteria: Annotated[str | None, typer.Option(help="What the judge prefers, in words")] = None,
     temperature: Annotated[float | None, typer.Option(help="Of the completions; else 1")] = None,
     max_new_tokens: Annotated[
@@ -90,7 +91,14 @@ def command(
     if summary:
         _tell(_existing(folder), run)
         return
-    judging = _judge(judge, judge_model, judge_key_env, judge_seconds, judge_retries, criteria)
+    judging = None
+    if judge is not None and judge_model is not None:
+        from fourstage.labelling.judge import CRITERIA, Judge
+        from fourstage.labelling.service import ChatService
+
+        # Checked before anything is drawn.
+        service = ChatService(judge, judge_model, judge_key_env, judge_seconds, judge_retries)
+        judging = Judge(service, criteria or CRITERIA, judge_tokens)
     held = open_set(run, folder, asked)
     from fourstage.labelling.labels import LabelFile
     from fourstage.labelling.results import labels_path
@@ -100,6 +108,7 @@ def command(
         items = held.items[:prompts]
         try:
             if judging is not None:
+                judging.keep(folder / f"{name}.judge.json")
                 _let_judge(judging, items, labels, judge_workers, judge_requests)
             else:
                 _label(Session(items, labels, name, held.drawn.seed), page, port)
@@ -142,23 +151,6 @@ def _existing(folder: Path) -> CompletionSet:
     if held is None:
         raise InputError(f"{folder} holds no completions yet: label without --summary first")
     return held
-
-
-def _judge(
-    url: str | None,
-    model: str | None,
-    key_env: str | None,
-    seconds: float,
-    retries: int,
-    criteria: str | None,
-) -> Judge | None:
-    """The judge that was asked for, checked before anything is drawn."""
-    if url is None or model is None:
-        return None
-    from fourstage.labelling.judge import CRITERIA, Judge
-    from fourstage.labelling.service import ChatService
-
-    return Judge(ChatService(url, model, key_env, seconds, retries), criteria or CRITERIA)
 
 
 def _check_labels(held: CompletionSet, labels: LabelFile, by_judge: bool, name: str) -> None:

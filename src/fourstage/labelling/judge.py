@@ -13,9 +13,10 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 
 from fourstage.errors import InputError, MachineError
-from fourstage.files import sha256_json
+from fourstage.files import read_json, sha256_json, write_json
 from fourstage.labelling.drawing import Item
 from fourstage.labelling.labels import Label, LabelFile
 from fourstage.labelling.service import ChatService, Failed
@@ -86,6 +87,19 @@ class Judge:
         system = _SYSTEM.format(criteria=self.criteria)
         return [{"role": "system", "content": system}, {"role": "user", "content": told}]
 
+    def keep(self, path: Path) -> None:
+        """Notes what judges beside its labels, and that it is the same that judged before.
+
+        Raises:
+            InputError: those that stand there are of another model, or by other criteria.
+        """
+        told = {"model": self.service.model, "system": _SYSTEM.format(criteria=self.criteria)}
+        found = read_json(path) if path.exists() else told
+        if found != told:
+            other = "another model" if found.get("model") != told["model"] else "other criteria"
+            raise InputError(f"{path} tells of {other}: write --labeller NAME with another name")
+        write_json(path, told)
+
 
 def verdict_of(answer: str) -> str:
     """The last verdict in an answer: "first", "second", "tie" or "malformed"."""
@@ -119,7 +133,7 @@ def judge_pairs(
         most_requests: pairs are left for the next time beyond it; a retry counts for nothing.
 
     Raises:
-        InputError: the server refuses what it is asked, as it would again.
+        InputError: the address, the key or the model is wrong.
         MachineError: request after request fails.
     """
     pairs = open_pairs(items, labels.labels)
@@ -144,9 +158,9 @@ def judge_pairs(
 
 
 def _check(judge: Judge, failure: Failed, in_a_row: int) -> None:
-    """Raises what ends the judging; a failure that may pass leaves its pair for the next time."""
+    """Raises what ends the judging; any other failure leaves its pair for the next time."""
     where = f"{judge.service.endpoint}: {failure}"
-    if not failure.passing:
+    if failure.ends:
         raise InputError(f"{where} (what is judged is kept)")
     if in_a_row == _FAILURES:
         raise MachineError(

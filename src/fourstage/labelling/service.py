@@ -24,6 +24,8 @@ from fourstage.errors import InputError
 
 # Answers that may be others a little later.
 _AGAIN = (408, 409, 425, 429, 500, 502, 503, 504, 529)
+# Answers that say that the address, the key or the model is wrong, not the pair.
+_ENDS = (401, 402, 403, 404, 405)
 _MOST_BYTES = 4_000_000
 _LONGEST_WAIT = 60.0
 _SHOWN = 200
@@ -34,12 +36,13 @@ class Failed(Exception):
 
     Attributes:
         passing: whether it may do better when made again.
+        ends: whether no other request would do better.
         wait: seconds that the server asks to wait, if it does.
     """
 
-    def __init__(self, reason: str, passing: bool, wait: float | None = None):
+    def __init__(self, reason: str, passing: bool, ends: bool = False, wait: float | None = None):
         super().__init__(reason)
-        self.passing, self.wait = passing, wait
+        self.passing, self.ends, self.wait = passing, ends, wait
 
 
 @dataclass(frozen=True)
@@ -118,13 +121,14 @@ class ChatService:
             if time.monotonic() >= deadline or isinstance(error, TimeoutError):
                 raise Failed(f"no answer within {self.seconds:g} s", passing=True) from error
             # A certificate that is not good will not get better.
-            passing = not isinstance(error, ssl.SSLError)
-            raise Failed(f"{type(error).__name__}: {error}", passing) from error
+            ends = isinstance(error, ssl.SSLError)
+            raise Failed(f"{type(error).__name__}: {error}", not ends, ends) from error
         if len(said) > _MOST_BYTES:
             raise Failed(f"an answer of more than {_MOST_BYTES:,} bytes", passing=False)
         if status != 200:
             told = said[:_SHOWN].decode("utf-8", "replace")
-            raise Failed(f"status {status}: {told!r}", status in _AGAIN, wait)
+            ends = status < 400 or status in _ENDS
+            raise Failed(f"status {status}: {told!r}", status in _AGAIN, ends, wait)
         return _content(said)
 
     def _post(self, body: bytes) -> tuple[int, float | None, bytes]:
