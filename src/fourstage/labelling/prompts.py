@@ -13,7 +13,7 @@ RUN_SOURCES = ("rl", "held-out")
 
 
 def prompts_of(run: Path, source: str, seed: int) -> list[Task]:
-    """The prompts in a random order that the seed fixes, of as many kinds as there are.
+    """The prompts in a random order that the seed fixes.
 
     Args:
         source: "rl" (the prompts that reinforcement learning trains on), "held-out", or a file.
