@@ -162,6 +162,23 @@ def test_two_labellers_have_a_file_each_and_are_compared(run, capsys, monkeypatc
     assert code == 0 and "they agree on 75.0%" in alone and "prompt 1" not in alone
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [
+        ("t\nt\n", "t\nt\n", "they agree on 100.0% [100.0%, 100.0%]; Cohen's kappa not defined"),
+        ("t\n1\n", "1\nt\n", "they agree on 0.0% [0.0%, 0.0%]; Cohen's kappa"),
+        ("s\n1\n", "1\ns\n", "ann and bob: no pair that both have labelled"),
+        ("", "1\n", "ann and bob: no pair that both have labelled"),
+    ],
+)
+def test_summaries_of_little_or_nothing_are_told_too(run, capsys, monkeypatch, one, other, words):
+    for name, keys in (("ann", one), ("bob", other)):
+        piped(monkeypatch, keys)
+        code, out, _ = call(capsys, "label", run, "--labeller", name)
+        assert code == 0
+    assert words in out
+
+
 def test_gold_is_told_in_the_summary_and_nowhere_before(run, capsys, monkeypatch):
     write_set(run / "labels" / "gold", count=6, checker=True)
     held = CompletionSet.read(run / "labels" / "gold")

@@ -52,6 +52,7 @@ def test_completions_that_repeat_are_drawn_again_and_greedy_ones_are_no_comparis
     assert sum(len(item.completions) == 4 for item in held.items) >= 3
     with pytest.raises(InputError, match="no prompt has two completions that differ"):
         open_set(run, tmp_path / "same", Asked(prompts=3, temperature=1e-6), quiet)
+    assert len(open_set(run, tmp_path / "same", Asked(prompts=3), quiet).items) == 3
 
 
 def test_more_prompts_leave_the_first_ones_as_they_are(run, tmp_path):

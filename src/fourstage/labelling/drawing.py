@@ -139,7 +139,9 @@ class CompletionSet:
                 f"{left_out} of {len(tasks)} prompts are left out: too long for the model, or "
                 f"fewer than two completions that differ in {_ROUNDS * self.drawn.k} draws"
             )
-        self.write()
+        # A set without anything to label would only stand in the way of another draw.
+        if self.items:
+            self.write()
 
 
 def prompt_id(task: Task) -> str:

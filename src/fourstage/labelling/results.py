@@ -86,7 +86,9 @@ def _two(told: Mapping[str, Any]) -> list[str]:
     numbers, names = told["metrics"], " and ".join(told["labellers"])
     if not numbers["pairs_both"]:
         return [f"{names}: no pair that both have labelled"]
-    decided = f", {_share(told, 'agreement_decided')} of those neither calls a tie"
+    decided = ""
+    if "agreement_decided" in numbers:
+        decided = f", {_share(told, 'agreement_decided')} of those neither calls a tie"
     chance = "not defined: both always say the same"
     if "kappa" in numbers:
         low, high = told["intervals"]["kappa"]
@@ -94,8 +96,7 @@ def _two(told: Mapping[str, Any]) -> list[str]:
     return [
         f"{names}: {numbers['pairs_both']:.0f} pairs that both have labelled, "
         f"{numbers['seen_by_both']:.1%} of those that either has",
-        f"  they agree on {_share(told, 'agreement')}"
-        f"{decided if 'agreement_decided' in numbers else ''}; Cohen's kappa {chance}; ties "
+        f"  they agree on {_share(told, 'agreement')}{decided}; Cohen's kappa {chance}; ties "
         f"{numbers['ties_first']:.1%} and {numbers['ties_second']:.1%}",
     ]
 
