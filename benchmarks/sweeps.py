@@ -1,13 +1,14 @@
 """Learning-rate sweeps at three sizes on the embedded world: what the rule loses against the best.
 
-    OMP_NUM_THREADS=1 python benchmarks/sweeps.py [--out runs/sweeps] [--sizes 200k 600k 2M]
-        [--tokens 2M 1.2M 500k] [--rates 5] [--seed 0]
+    OMP_NUM_THREADS=1 python benchmarks/sweeps.py [--out runs/sweeps] [--sizes 50k 200k 800k]
+        [--tokens 1M 4M 4M] [--rates 5] [--seed 0]
 
 Every size is a range test (`fourstage tune`) of whole short runs around the rule's rate, a factor
-of four each way, with batch, warm-up and schedule by the rules for its tokens. Lengths are about
-Chinchilla's 20 tokens a parameter for the smallest and shorter above, so that all of it takes at
-most 40 minutes on one thread. Stopped and run again, it goes on. The rule holds at a size where its
-held-out loss is at most 1% above the best of the sweep's trials.
+of four each way, with optimiser, batch, warm-up and schedule by the rules for its tokens. Lengths
+are Chinchilla's 20 tokens a parameter for the smaller two and 5 for the largest, so that all of it
+takes about 50 minutes on one thread; shorter runs end before or after a model finds how to look
+back by content, by chance, and say little of the rate. Stopped and run again, it goes on. The rule
+holds at a size where its held-out loss is at most 1% above the best of the sweep's trials.
 """
 
 from __future__ import annotations
@@ -120,8 +121,8 @@ def chart(swept: list[Swept]) -> Chart:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/sweeps"))
-    parser.add_argument("--sizes", nargs="+", default=["200k", "600k", "2M"])
-    parser.add_argument("--tokens", nargs="+", default=["2M", "1.2M", "500k"])
+    parser.add_argument("--sizes", nargs="+", default=["50k", "200k", "800k"])
+    parser.add_argument("--tokens", nargs="+", default=["1M", "4M", "4M"])
     parser.add_argument("--rates", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
