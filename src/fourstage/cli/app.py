@@ -31,6 +31,7 @@ COMMANDS = {
     "tune": "Try learning rates and batches in short runs, and propose the best",
     "recipes": "List the shipped recipes, or print one to edit",
     "chat": "Talk to a model",
+    "label": "Compare completions, by people or by a judge, for the reward stage",
     "generate": "Continue a text",
     "explore": "See the distribution over the next token at each position",
     "eval": "Measure a model folder",

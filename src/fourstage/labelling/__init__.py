@@ -1,0 +1,1 @@
+"""Comparisons of a model's own completions, by people and by judges."""
