@@ -12,10 +12,8 @@ _SAID = re.compile(
     r"\b(?:the|my)?\s*(?:final\s+|correct\s+|best\s+)?answer\s*(?:is|:|=)\s*:?\s*(\S[^\n]*)",
     re.IGNORECASE,
 )
-_NUMBER = re.compile(
-    r"(?<![\w.,])-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s?/\s?\d+)?(?![\d])"
-)
-_EMPHASIS = re.compile(r"^[*_`\s]+|[*_`\s]+$")
+_NUMBER = re.compile(r"(?<![\w.,])-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s?/\s?\d+)?(?![\d])")
+_EMPHASIS = re.compile(r"^[*_`\s]+|[*_`.\s]+$")
 # `(B)`, `B)`, `B.`, `B:`, `**B**`, or the letter alone.
 _LETTER = r"[(\[{{*_`\s]*([{letters}])(?![A-Za-z0-9'])"
 # Reasoning is no place for an answer.
@@ -67,8 +65,10 @@ def chosen_letter(response: str, letters: str, lenient: bool = False) -> str | N
     begun = re.match(rf"[(\[*_`]*([{letters}{letters.lower()}])[)\].:*_`,]*(?:\s|$)", response)
     if begun and (len(begun[0].strip()) > 1 or len(begun[0].strip()) == len(response)):
         return begun[1].upper()
-    # A lone small "a" is an article, and "I" a person.
-    alone = re.findall(rf"(?<![\w'])([{letters}])(?![\w'])", response) if lenient else []
+    if not lenient:
+        return None
+    # "A cat" has an article and "I think" a person; small letters are words more often than not.
+    alone = re.findall(rf"(?<![\w'])([{letters}])(?![\w'])(?!(?<=[AI]) (?!is\b)[a-z])", response)
     return alone[-1] if alone else None
 
 
@@ -78,4 +78,4 @@ def without_thought(response: str) -> str:
 
 
 def _trimmed(text: str) -> str:
-    return _EMPHASIS.sub("", text.strip()).strip()
+    return _EMPHASIS.sub("", text)

@@ -15,16 +15,20 @@ _FRACTION = re.compile(r"\\[dt]?frac\s*{\s*([^{}]*)}\s*{\s*([^{}]*)}|\\[dt]?frac
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*{([^{}]*)}")
 _SPACES = re.compile(r"\\[,;:! ]|~|\\left|\\right|\\\(|\\\)")
 _MONEY = re.compile(r"\\?[$€£¥]")
-# A unit: no digit, no operation.
+# A unit: no digit, no operation; and no word or variable that makes another number of it.
 _UNIT = re.compile(r"(?:\\?%|°|\\circ|\^|[^\W\d_]|[.{}\s/'-])*", re.UNICODE)
+_NO_UNIT = re.compile(
+    r"\s*(?:[abciknxyz]|pi|sqrt|dozens?|hundreds?|thousands?|[mbtr]illions?|hal(?:f|ves))\b",
+    re.IGNORECASE,
+)
 _NAMED = re.compile(r"^\s*[A-Za-z]\w*\s*=\s*")
 
 
 def exact_value(text: str) -> Fraction | None:
-    """The number that a text is, with at most a name before it and a unit behind; None if no number.
+    """The number that a text is, with at most a name before it and a unit behind; None if none.
 
-    Currency and percent signs are passed over: `$5`, `5 dollars` and `5%` are 5. `72 or 73`, `2x`
-    with a power, and expressions such as `2+3` are no numbers.
+    Currency and percent signs are passed over: `$5`, `5 dollars` and `5%` are 5. `72 or 73`, `2x`,
+    `2 million` and expressions such as `2+3` are no plain numbers.
     """
     if sum(character.isdigit() for character in text) > _MOST_DIGITS:
         return None
@@ -44,7 +48,7 @@ def exact_value(text: str) -> Fraction | None:
 
 
 def _signed(sign: str, whole: str, part: str, unit: str) -> Fraction | None:
-    if not _UNIT.fullmatch(unit):
+    if not _UNIT.fullmatch(unit) or _NO_UNIT.match(unit):
         return None
     above, _, below = part.replace(",", "").partition("/")
     divisor = Fraction(below) if below else Fraction(1)

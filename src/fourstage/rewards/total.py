@@ -61,7 +61,7 @@ class Judged:
         return numbers
 
     def faults(self) -> Counter[str]:
-        """"NAME: reason" -> how many responses."""
+        """ "NAME: reason" -> how many responses."""
         return Counter(
             f"{name}: {each.fault}"
             for name, outcomes in self.outcomes.items()

@@ -89,7 +89,7 @@ def final_answer(text: str) -> str | None:
 
 
 def last_boxed(text: str) -> str | None:
-    """What stands in the last `\\boxed{...}` of a text; None where none is closed, or it is empty."""
+    """What stands in the last `\\boxed{...}`; None where none is closed, or it is empty."""
     begins = [match.end() for match in _BOXED.finditer(text)]
     if not begins:
         return None

@@ -46,9 +46,7 @@ def restrict(readable: Iterable[str], writable: str, devices: Iterable[str]) -> 
     attributes = _Ruleset(handled, _TCP, _SCOPES)
     size = 24 if offered >= 6 else 16 if offered >= 4 else 8
     rules = _made(
-        _library().syscall(
-            _CREATE_RULESET, ctypes.byref(attributes), ctypes.c_size_t(size), 0
-        )
+        _library().syscall(_CREATE_RULESET, ctypes.byref(attributes), ctypes.c_size_t(size), 0)
     )
     for path in readable:
         _allow(rules, path, _READ | _LIST)
