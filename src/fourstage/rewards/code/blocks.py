@@ -48,7 +48,7 @@ def code_of(response: str, unfenced: bool = False) -> str | None:
     return response if unfenced and not blocks and response.strip() else None
 
 
-def tests_of(value: Any, columns: Mapping[str, Any]) -> Tests:
+def read_tests(value: Any, columns: Mapping[str, Any]) -> Tests:
     """The tests that a value holds.
 
     A program of asserts (of HumanEval with `check(candidate)` and the column `entry_point`); a list

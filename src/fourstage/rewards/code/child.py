@@ -93,7 +93,9 @@ def _limit(name: str, limit: int, must: bool) -> None:
 
 def _readable(packages: Iterable[str]) -> list[str]:
     standard = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib")]
-    return [*standard, *packages, *_SHARED]
+    # Where the libraries of its modules lie, as in conda's environments.
+    libraries = sysconfig.get_config_var("LIBDIR")
+    return [*standard, *([libraries] if libraries else []), *packages, *_SHARED]
 
 
 def _run_script(code: str, tell: Callable[..., None]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from fourstage.errors import InputError
-from fourstage.rewards.code.blocks import NoTests, Tests, code_of, printed_alike, tests_of
+from fourstage.rewards.code.blocks import NoTests, Tests, code_of, printed_alike, read_tests
 from fourstage.rewards.code.running import Ended, Limits, Runner
 from fourstage.rewards.contracts import Item, Outcome, Reward
 
@@ -18,7 +18,7 @@ class Code(Reward):
     that sets out to forge their success can; standard output is compared where code cannot reach.
 
     Args:
-        tests: the column of the tests (see `blocks.tests_of`); without one the ground truth.
+        tests: the column of the tests (see `blocks.read_tests`); without one the ground truth.
         partial: whether the share of tests that pass counts.
         unfenced: whether a response without a fenced block is code as a whole.
         allow_uncontained: whether programs are run where the machine cannot contain them.
@@ -69,7 +69,7 @@ class Code(Reward):
             return list(pool.map(self._of, items))
 
     def _tests(self, item: Item) -> Tests:
-        return tests_of(item.value(self.column), item.columns)
+        return read_tests(item.value(self.column), item.columns)
 
     def _of(self, item: Item) -> Outcome:
         if reason := self.unfit(item):

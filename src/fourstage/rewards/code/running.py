@@ -34,8 +34,8 @@ _MOST_FILES = 256
 _MOST_TOLD = 1_000_000
 _SOURCE = str(Path(__file__).parents[3])
 _START = (
-    "import sys; sys.path.append(sys.argv.pop()); from fourstage.rewards.code.child import main; "
-    "sys.path.pop(); main()"
+    "import sys; sys.path.insert(0, sys.argv.pop()); "
+    "from fourstage.rewards.code.child import main; sys.path.pop(0); main()"
 )
 # What a contained program must not be able to do, tried once before any is run.
 _TRIES = {
