@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -107,7 +109,9 @@ ATTACKS = {
     "forks by the bare call": "import ctypes\nassert ctypes.CDLL(None).syscall(57) >= 0",
     "starts a program": "import subprocess\nsubprocess.run(['true'])",
     "replaces itself": "import os\nos.execv('/bin/true', ['true'])",
-    "opens a socket": "import socket\nsocket.create_connection(('127.0.0.1', 9))",
+    "makes a socket": "import socket\nsocket.socket()",
+    "makes a local socket": "import socket\nsocket.socket(socket.AF_UNIX)",
+    "connects": "import socket\nsocket.create_connection(('127.0.0.1', 9))",
     "listens": "import socket\nsocket.socket().bind(('', 0))",
     "sends a datagram": "import socket\nsocket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)",
     "writes elsewhere": "open({elsewhere!r} + '/escaped', 'w').write('x')",
@@ -350,14 +354,46 @@ def test_another_machine_is_told_and_not_filtered(monkeypatch) -> None:
         syscalls.install()
 
 
+_OF_AN_OLDER_LINUX = """
+import json, sys
+sys.path.append(sys.argv[1])
+from fourstage.rewards.code import child, landlock
+landlock.version = lambda: 1
+folder, there = sys.argv[2], sys.argv[3]
+limits = {"cpu_seconds": 2, "memory": 400_000_000, "file_size": 1_000_000}
+child.confine({"folder": folder, "contain": True, "limits": limits, "packages": []})
+print(json.dumps(child._tries({
+    "empty": f"import os\\nos.open({there!r}, os.O_RDONLY | os.O_TRUNC)",
+    "cut": f"import os\\nos.truncate({there!r}, 0)",
+    "write": f"open({there!r}, 'a')",
+    "signal": "import os\\nos.kill(os.getppid(), 0)",
+    "connect": "import socket\\nsocket.create_connection(('127.0.0.1', 9))",
+})))
+"""
+
+
+@contained
+def test_the_first_landlock_contains_as_well(tmp_path) -> None:
+    there, folder = tmp_path / "there", tmp_path / "folder"
+    there.write_text("kept")
+    folder.mkdir()
+    source = str(Path(running.__file__).parents[3])
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", _OF_AN_OLDER_LINUX, source, str(folder), str(there)],
+        capture_output=True,
+        text=True,
+    )
+    stopped = json.loads(done.stdout)
+    assert len(stopped) == 5 and all("PermissionError" in why for why in stopped.values())
+    assert there.read_text() == "kept"
+
+
 @contained
 @pytest.mark.skipif(
     os.getuid() != 0 or not shutil.which("setpriv") or not Path("/usr/bin/python3").is_file(),
     reason="only root can become somebody else",
 )
 def test_code_is_contained_without_root_too(tmp_path) -> None:
-    import subprocess
-
     source = str(Path(running.__file__).parents[3])
     script = (
         "import sys; sys.path.append(sys.argv[1])\n"
