@@ -361,7 +361,9 @@ from fourstage.rewards.code import child, landlock
 landlock.version = lambda: 1
 folder, there = sys.argv[2], sys.argv[3]
 limits = {"cpu_seconds": 2, "memory": 400_000_000, "file_size": 1_000_000}
-child.confine({"folder": folder, "contain": True, "limits": limits, "packages": []})
+child.confine({"folder": folder, "contain": True, "limits": limits,
+               "packages": [there]})
+assert open(there).read() == "kept"
 print(json.dumps(child._tries({
     "empty": f"import os\\nos.open({there!r}, os.O_RDONLY | os.O_TRUNC)",
     "cut": f"import os\\nos.truncate({there!r}, 0)",

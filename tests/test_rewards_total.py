@@ -58,7 +58,10 @@ def test_the_sum_is_weighted_and_every_part_is_logged_by_name() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.floats(0, 5), st.one_of(st.none(), st.floats(allow_nan=True))),
+        st.tuples(
+            st.floats(0, 5),
+            st.sampled_from([None, math.nan, math.inf, -math.inf]) | st.floats(-9, 9),
+        ),
         min_size=1,
         max_size=5,
     )
@@ -70,8 +73,7 @@ def test_what_training_gets_is_finite_whatever_the_parts_say(parts) -> None:
     for weight, value in parts:
         if value is not None:
             expected += weight * (value if math.isfinite(value) else -3.0)
-    assert all(math.isfinite(each) or abs(expected) > 1e300 for each in judged.scores)
-    assert judged.scores[0] == pytest.approx(expected, nan_ok=True)
+    assert judged.scores == [pytest.approx(expected)] * 2
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "x", [1.0], object(), 10**400])
