@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -185,6 +187,42 @@ def test_what_a_worker_began_ends_with_it() -> None:
         time.sleep(0.02)
     workers.close()
     assert not _is_alive(child)
+
+
+_LEAVES = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_rewards_own import _slow
+from fourstage.rewards.workers import Workers
+if __name__ == "__main__":
+    workers = Workers(_slow, 2, 5.0)
+    workers.start()
+    print(*[worker._process.pid for worker in workers._team], flush=True)
+    if sys.argv[2] == "killed":
+        import time; time.sleep(60)
+    raise RuntimeError("never closed")
+"""
+
+
+@pytest.mark.parametrize("how", ["leaves", "killed"])
+def test_workers_end_with_whoever_began_them(how, tmp_path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(_LEAVES)
+    parent = subprocess.Popen(
+        [sys.executable, str(script), os.path.dirname(__file__), how],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert parent.stdout is not None
+    workers = [int(pid) for pid in parent.stdout.readline().split()]
+    if how == "killed":
+        parent.kill()
+    parent.wait(timeout=20)
+    deadline = time.monotonic() + 20
+    while any(map(_is_alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(workers) == 2 and not any(map(_is_alive, workers))
 
 
 def _is_alive(pid: int) -> bool:

@@ -6,6 +6,7 @@ person's own function. Unlike `data.crew` a process that dies costs its task, no
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import multiprocessing
 import os
@@ -139,6 +140,8 @@ class _Worker:
         self._process = context.Process(target=_serve, args=(make, other), daemon=False)
         self._process.start()
         other.close()
+        # Whoever ends without closing would wait for it for ever.
+        atexit.register(self.end)
 
     def ready(self, deadline: float) -> str:
         """Waits until it is ready for tasks; why it is not."""
@@ -170,6 +173,7 @@ class _Worker:
         if not self.is_alive:
             return
         self.is_alive, self.number = False, None
+        atexit.unregister(self.end)
         self.pipe.close()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             # Its own session, once it has come so far.

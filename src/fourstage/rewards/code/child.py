@@ -60,11 +60,12 @@ def confine(orders: dict[str, Any]) -> None:
     """
     os.chdir(orders["folder"])
     contain, limits = orders["contain"], orders["limits"]
+    if sys.platform == "linux":
+        # Whoever waits for this process may be killed.
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, _KILL, 0, 0, 0)
     if contain:
         if sys.platform != "linux":
             raise Unavailable("programs are contained on Linux only")
-        # Whoever waits for this process may be killed.
-        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, _KILL, 0, 0, 0)
         syscalls.give_up_privileges()
         landlock.restrict(_readable(orders["packages"]), orders["folder"], _DEVICES)
     for name, limit in (
