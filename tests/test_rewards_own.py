@@ -29,7 +29,8 @@ def conversational(prompts, completions, **kwargs):
     return [p[-1]["content"] == c[0]["content"] for p, c in zip(prompts, completions)]
 
 def odd(completions):
-    return [{"nan": math.nan, "inf": -math.inf, "none": None, "text": "x"}.get(c, 1) for c in completions]
+    odd_ones = {"nan": math.nan, "inf": -math.inf, "none": None, "text": "x"}
+    return [odd_ones.get(c, 1) for c in completions]
 
 def lone(completions):
     return 1.0

@@ -76,8 +76,8 @@ def test_what_training_gets_is_finite_whatever_the_parts_say(parts) -> None:
     assert judged.scores == [pytest.approx(expected)] * 2
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "x", [1.0], object(), 10**400])
-def test_what_is_no_finite_number_is_a_fault(value) -> None:
+@pytest.mark.parametrize("value", [math.nan, -math.inf, "x", [1.0], object(), 10**400, 1e10])
+def test_what_is_no_usual_number_is_a_fault(value) -> None:
     found = outcome(value)
     assert found.score is None and found.fault
 
@@ -90,6 +90,16 @@ def test_faults_are_counted_penalised_and_told() -> None:
         "reward/bad": 1.0, "reward_faults/bad": 1.0, "reward_faults/raises": 2.0
     }  # fmt: skip
     assert judged.faults() == {"bad: too odd": 1, "raises: RuntimeError: broken": 2}
+
+
+def test_a_part_that_loses_count_costs_its_number_and_not_the_run() -> None:
+    class Short(Told):
+        def score(self, items: Sequence[Item]) -> list[Outcome]:
+            return [Outcome(1.0)]
+
+    judged = Rewards([Part("short", Short(raising)), Part("one", number(1.0))]).score(ITEMS)
+    assert judged.scores == [0.0, 0.0]
+    assert judged.faults() == {"short: it gave 1 outcomes for 2 responses": 2}
 
 
 def test_a_weight_of_zero_is_logged_only() -> None:

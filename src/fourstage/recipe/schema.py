@@ -211,7 +211,7 @@ class RL(Stage):
 
     algorithm: Literal["ppo", "grpo"] = "ppo"
     reward_model: str | None = None
-    rewards: RewardParts = []
+    rewards: RewardParts = Field(default_factory=list)
     episodes: PositiveInt | None = None
     rollout_batch: PositiveInt | None = None
     group: PositiveInt | None = None

@@ -9,6 +9,9 @@ from typing import Any
 
 from fourstage.tasks import Messages
 
+# A larger number is no reward, and sums and squares of such ones leave single precision.
+_LARGEST = 1e9
+
 
 @dataclass(frozen=True)
 class Item:
@@ -70,6 +73,8 @@ def outcome(value: Any, note: str = "") -> Outcome:
         return Outcome(fault=f"{_short(value)} is no number ({type(error).__name__})")
     if not math.isfinite(number):
         return Outcome(fault=f"the number is {number}")
+    if abs(number) > _LARGEST:
+        return Outcome(fault=f"the number {number:g} is beyond {_LARGEST:g}")
     return Outcome(number, note=note)
 
 

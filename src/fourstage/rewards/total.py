@@ -11,7 +11,7 @@ from typing import Any
 from fourstage.errors import InputError
 from fourstage.rewards.contracts import Item, Outcome, Reward, outcome
 
-# A prompt is not looked at for longer than this at the start; more faults help nobody.
+# More rows that cannot be judged help nobody.
 _SHOWN = 3
 
 
@@ -159,6 +159,9 @@ def _asked(part: Part, items: Sequence[Item]) -> list[Outcome]:
     except Exception as error:
         # A run of days does not end for one answer: told, counted and penalised.
         return [Outcome(fault=f"{type(error).__name__}: {error}")] * len(items)
+    if len(found) != len(items):
+        fault = f"it gave {len(found)} outcomes for {len(items)} responses"
+        return [Outcome(fault=fault)] * len(items)
     # Whatever a part made itself passes the same gate: no infinity gets into training.
     return [each if each.fault else outcome(each.score, each.note) for each in found]
 

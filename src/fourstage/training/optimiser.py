@@ -85,7 +85,9 @@ class Optimiser:
         InputError: every parameter is frozen.
     """
 
-    def __init__(self, module: nn.Module, settings: TrainSettings, slices: Slices | None = None):
+    def __init__(
+        self, module: nn.Module, settings: TrainSettings, slices: Slices | None = None
+    ):
         self._slices = slices or Slices()
         trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         if not trained:

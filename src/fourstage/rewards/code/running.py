@@ -242,7 +242,7 @@ def _signalled(process: subprocess.Popen[bytes]) -> str:
         return ""
     number = -process.returncode
     if number in (signal.SIGXCPU, signal.SIGKILL):
-        return "took more CPU time than it may"
+        return "took more CPU time than it may (or the machine had no memory left)"
     return f"ended by {signal.Signals(number).name}"
 
 
