@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from fourstage.errors import InputError
 from fourstage.rewards.apart import Apart
+from fourstage.rewards.code.blocks import code_of
+from fourstage.rewards.constraints import COUNTS, Constraints
 from fourstage.rewards.contracts import Item, Outcome, Reward
 from fourstage.rewards.extraction import chosen_letter, last_number, told_answer
 from fourstage.rewards.matching import Choice, Exact, Pattern
@@ -159,6 +161,42 @@ def test_a_truth_that_is_no_number_is_told_with_what_to_write() -> None:
     assert "no gold" in Numbers(truth="gold").unfit(Item("?", "", truth="3"))
     (found,) = Numbers().score([Item("?", "#### 3", truth="x+1")])
     assert found.score is None and found.fault
+
+
+LONG = {
+    "spaces": "The answer is" + " " * 200_000 + "4",
+    "spaces without an end": "The answer is" + " " * 200_000,
+    "stars": "#### " + "*" * 200_000 + "x",
+    "digits": "1" * 200_000,
+    "grouped digits": "1,111" * 50_000,
+    "fractions": "1/" * 100_000,
+    "boxes": r"\boxed{" * 30_000,
+    "a fraction": r"\boxed{\frac{" + " " * 200_000 + "}",
+    "tags": "<answer>" * 30_000,
+    "thoughts": "</think" * 30_000,
+    "fences": "```python\n" * 30_000,
+    "dots": "." * 200_000 + "x",
+    "quotes": "." + "'" * 200_000 + "x",
+    "lines": "\n" * 200_000 + "x",
+    "bullets": "- " * 100_000,
+    "answers": "the answer is " * 20_000,
+}
+
+
+@pytest.mark.parametrize("text", LONG)
+def test_no_response_takes_long_to_read(text) -> None:
+    everything = {name: {"at_least": 0} for name in COUNTS}
+    begun = time.monotonic()
+    for reward in (
+        Numbers("lenient"),
+        Choice("ABCD", "lenient"),
+        Exact("answer"),
+        Exact("contains", "squad"),
+        Constraints({**everything, "keywords": ["x"], "json": True}),
+    ):
+        reward.score([Item("?", LONG[text], truth="1")])
+    code_of(LONG[text])
+    assert time.monotonic() - begun < 4
 
 
 def test_math_verify_is_named_with_its_extra_where_it_is_missing() -> None:

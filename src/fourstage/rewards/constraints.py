@@ -17,7 +17,9 @@ from fourstage.rewards.extraction import without_thought
 from fourstage.rewards.ifeval import from_ifeval
 
 _WORD = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3400-\u9fff\uf900-\ufaff]+(?:['’-]\w+)*")
-_SENTENCE_END = re.compile(r"[.!?…。！？]+[\"'”’)\]」』）]*(?=\s|$|[\u3400-\u9fff])")
+_SENTENCE_END = re.compile(
+    r"(?<![.!?…。！？])[.!?…。！？]+[\"'”’)\]」』）]*(?=\s|$|[\u3400-\u9fff])"
+)
 _BULLET = re.compile(r"^[ \t]*(?:[-*•]|\d+[.)])[ \t]+\S", re.MULTILINE)
 _BOUNDS = ("at_least", "at_most", "exactly")
 

@@ -12,7 +12,7 @@ from fourstage.extras import require
 from fourstage.rewards.contracts import EachAlone, Item, Outcome
 from fourstage.rewards.extraction import without_thought
 
-_FENCED = re.compile(r"```[ \t]*(?:json)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+_FENCED = re.compile(r"```[ \t]*(?:json[ \t]*)?\n(.*?)```", re.DOTALL | re.IGNORECASE)
 
 
 class JsonSchema(EachAlone):

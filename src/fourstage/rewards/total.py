@@ -61,7 +61,7 @@ class Judged:
         return numbers
 
     def faults(self) -> Counter[str]:
-        """ "NAME: reason" -> how many responses."""
+        """How many responses have each fault, by `NAME: reason`."""
         return Counter(
             f"{name}: {each.fault}"
             for name, outcomes in self.outcomes.items()
