@@ -194,7 +194,8 @@ def test_no_response_takes_long_to_read(text) -> None:
         Exact("contains", "squad"),
         Constraints({**everything, "keywords": ["x"], "json": True}),
     ):
-        reward.score([Item("?", LONG[text], truth="1")])
+        (found,) = reward.score([Item("?", LONG[text], truth="1")])
+        assert not found.fault
     code_of(LONG[text])
     assert time.monotonic() - begun < 4
 

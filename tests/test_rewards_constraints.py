@@ -79,7 +79,8 @@ def test_all_constraints_count_or_the_share_of_them() -> None:
 
 def test_constraints_of_the_recipe_do_without_those_of_a_row() -> None:
     reward = Constraints({"words": 2})
-    assert reward.score([Item("?", "two words", truth="not JSON")])[0].score == 1.0
+    for truth in (None, "not JSON", "72", '["a"]'):
+        assert reward.score([Item("?", "two words", truth=truth)])[0].score == 1.0
     assert reward.unfit(Item("?", "")) == ""
 
 

@@ -9,11 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fourstage.data.fromfiles import task_maker
+from fourstage.data.making import Limits
+from fourstage.data.shapes import recognise
 from fourstage.errors import InputError
 from fourstage.recipe import load, recipe_from
 from fourstage.recipe.rewards import PARTS_BY_KIND
 from fourstage.rewards.building import build, own_files
-from fourstage.rewards.contracts import Item, Outcome, Reward, outcome
+from fourstage.rewards.contracts import Item, Outcome, Reward, item_of, outcome
 from fourstage.rewards.shaping import Length, MissingEnd
 from fourstage.rewards.total import Part, Rewards
 
@@ -150,6 +153,24 @@ def test_all_that_cannot_start_is_told_at_once_and_the_rest_is_closed() -> None:
         open_ones.start(print)
         assert fine.is_open
     assert not fine.is_open
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "3750/3?", "answer": "3750/3 = <<3750/3=1250>>1,250.\n#### 1,250"},
+        {"prompt": "3750/3?", "ground_truth": "1,250"},
+        {"messages": [{"role": "user", "content": "3750/3?"}], "ground_truth": "1250"},
+        {"context": "3750/3=", "continuation": "1250"},
+    ],
+)
+def test_a_row_of_a_persons_prompts_is_judged_by_its_ground_truth(row) -> None:
+    task = task_maker(None, Limits.within(64, 3.0))(recognise(row, "f:1"))
+    rewards = build(recipe_from({"rl": {"rewards": "math"}}).rl.rewards, 64)
+    items = [item_of(task, text, True, 5) for text in ("#### 1250", "#### 1251", "1250")]
+    rewards.check(items)
+    assert rewards.score(items).scores == [1.0, 0.0, 0.0]
+    assert items[0].asked.startswith("3750/3")
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 700))

@@ -92,18 +92,35 @@ class Constraints(EachAlone):
         return Outcome(score, note=f"broken: {broken}"[:120] if broken else "")
 
     def _all(self, item: Item) -> list[tuple[str, Any]]:
+        """(name, argument) of each constraint of an item.
+
+        Raises:
+            InputError: its row holds something else.
+        """
         own = item.value(self.column)
         if self.column is None and "instruction_id_list" in item.columns:
             own = from_ifeval(item.columns)
-        if isinstance(own, str):
-            try:
-                own = json.loads(own)
-            except ValueError as error:
-                # A ground truth of another kind is no fault where the recipe has constraints.
-                if self.constraints is None or self.column is not None:
-                    raise InputError(f"constraints {own[:60]!r} are no JSON: {error}") from error
-                own = None
-        return [*_pairs(self.constraints), *_pairs(own)]
+        try:
+            return [*_pairs(self.constraints), *_pairs(_unpacked(own))]
+        except InputError:
+            # A ground truth of another kind is no fault where the recipe has constraints.
+            if self.constraints is None or self.column is not None:
+                raise
+            return _pairs(self.constraints)
+
+
+def _unpacked(value: Any) -> Any:
+    """What JSON holds.
+
+    Raises:
+        InputError: a text is none.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"constraints {value[:60]!r} are no JSON: {error}") from error
 
 
 def keeps(text: str, name: str, value: Any) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fourstage.tasks import Messages
+from fourstage.tasks import Messages, Task
 
 # A larger number is no reward, and sums and squares of such ones leave single precision.
 _LARGEST = 1e9
@@ -43,6 +43,14 @@ class Item:
         if isinstance(self.prompt, str):
             return self.prompt
         return "\n\n".join(message["content"] for message in self.prompt)
+
+
+def item_of(task: Task, response: str, ended: bool, tokens: int) -> Item:
+    """An item of a task: its reference is the truth, and the row it was made from the columns."""
+    facts = task.facts
+    return Item(
+        task.prompt, response, ended, tokens, facts.get("reference"), facts.get("columns") or {}
+    )
 
 
 @dataclass(frozen=True)
