@@ -22,6 +22,7 @@ from fourstage.recipe.data import (
 )
 from fourstage.recipe.numbers import Real, Seconds, Whole
 from fourstage.recipe.ramp import BatchRamp, StepCells
+from fourstage.recipe.rewards import RewardParts
 
 OpenFraction = Annotated[Real, Field(ge=0, lt=1)]
 Schedule = Literal["cosine", "linear", "wsd", "constant"]
@@ -210,6 +211,7 @@ class RL(Stage):
 
     algorithm: Literal["ppo", "grpo"] = "ppo"
     reward_model: str | None = None
+    rewards: RewardParts = Field(default_factory=list)
     episodes: PositiveInt | None = None
     rollout_batch: PositiveInt | None = None
     group: PositiveInt | None = None
