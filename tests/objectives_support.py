@@ -11,6 +11,7 @@ from fourstage.model.actor_critic import ActorCritic
 from fourstage.model.config import ModelConfig
 from fourstage.model.transformer import Transformer
 from fourstage.objectives.advantages import gae, group_advantages, rewards_with_kl, spread, whiten
+from fourstage.objectives.mismatching import with_mismatches
 
 VOCABULARY = 19
 
@@ -121,6 +122,32 @@ def group_batch(documents: int = 8, seed: int = 0) -> Batch:
     weights = batch.streams["loss_weights"]
     batch.streams["advantages"] = spread(advantages, batch.lengths, weights)
     return batch
+
+
+def with_reference(batch: Batch, seed: int = 0) -> Batch:
+    """Log-probabilities of a reference somewhere near the policy of seed 1."""
+    from fourstage.objectives.logprobs import logprobs
+
+    drawn = torch.Generator().manual_seed(seed + 3)
+    with torch.no_grad():
+        now = logprobs(tiny_model("language", 1), batch)
+    noise = torch.randn(batch.cells, generator=drawn, dtype=torch.float64)
+    batch.streams["ref_logprobs"] = (now + 0.3 * noise) * batch.streams["loss_weights"]
+    return batch
+
+
+def preference_batch(pairs: int = 5, seed: int = 0) -> Batch:
+    """Pairs of responses, each of at least one trained token, with a reference."""
+    batch = with_reference(pair_batch(pairs, seed), seed)
+    del batch.documents["margins"]
+    return batch
+
+
+def kto_batch(documents: int = 8, seed: int = 0) -> Batch:
+    """Good and bad responses, and mismatched ones for z."""
+    batch = language_batch(documents, seed)
+    batch.documents["labels"] = torch.tensor([1, -1, 1, 1, -1, 1, -1, -1][:documents])
+    return with_reference(with_mismatches(batch), seed)
 
 
 def update(objective, module: nn.Module, micro_batches: list[Batch], whole: Batch):

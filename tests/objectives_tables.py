@@ -134,8 +134,67 @@ def expected_advantages(probabilities: Tensor, members: Tensor, advantages: Tens
     return mean.index_add(0, members[:, 0], others * advantages[:, 0])
 
 
+def tilted(ref: Tensor, q: Tensor, beta: float | Tensor) -> Tensor:
+    """Log of `ref exp(q / beta)`, normalised over the last axis; `ref` is a log, too."""
+    return (ref + q / beta).log_softmax(-1)
+
+
+def reciprocal(ref: Tensor, q: Tensor, beta: float) -> Tensor:
+    """Log of `ref / (1 - (q - V) / beta)` [rows, choices], `ref` a log.
+
+    V is the number that normalises it, found by bisection; it then is the mean of q under the
+    result.
+    """
+
+    def candidate(v: Tensor) -> Tensor:
+        return ref.exp() / (1 - (q - v[:, None]) / beta)
+
+    low, high = (q.max(1).values + edge for edge in (-beta + 1e-12, 1e-12))
+    for _ in range(100):
+        middle = (low + high) / 2
+        too_much = candidate(middle).sum(1) > 1
+        low, high = torch.where(too_much, middle, low), torch.where(too_much, high, middle)
+    return candidate(high).log()
+
+
+def backwards(world: World, respond) -> Tensor:
+    """Log table in which each prefix's row is `respond(its reference row, Q)`, logs both.
+
+    Q [prefixes, vocabulary] is the expected reward of the result itself, so tokens are settled from
+    the last one back.
+    """
+    table = torch.empty_like(world.reference)
+    ahead = world.rewards
+    for t in reversed(range(world.length)):
+        level = slice(world.starts[t], world.starts[t] + world.vocabulary**t)
+        q = ahead.view(-1, world.vocabulary)
+        table[level] = respond(world.reference[level], q)
+        ahead = (table[level].exp() * q).sum(1)
+    return table
+
+
 def total_variation(first: Tensor, second: Tensor) -> float:
     return float((first - second).detach().abs().sum() / 2)
+
+
+def settle(parameters: list[nn.Parameter], step, iterations: int = 200) -> None:
+    """L-BFGS on exact gradients of a smooth loss, until they vanish; `step()` returns the loss."""
+    optimiser = torch.optim.LBFGS(
+        parameters,
+        max_iter=iterations,
+        tolerance_grad=1e-9,
+        tolerance_change=1e-14,
+        history_size=30,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss = step()
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
 
 
 def descend(parameters: list[nn.Parameter], step, steps: int, rate: float = 0.1) -> None:

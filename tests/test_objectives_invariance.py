@@ -6,17 +6,26 @@ import pytest
 import torch
 
 from fourstage.data.batch import Batch, Example
+from fourstage.objectives.algorithms import Algorithm, algorithm_of
 from fourstage.objectives.bradley_terry import BradleyTerry
+from fourstage.objectives.correction import Correction
 from fourstage.objectives.grpo import GRPO
+from fourstage.objectives.kto import KTO
 from fourstage.objectives.next_token import NextToken
+from fourstage.objectives.objective import with_survey
+from fourstage.objectives.policy_gradient import PolicyGradient
 from fourstage.objectives.ppo import PPO
+from fourstage.objectives.preference import DirectPreference
+from fourstage.objectives.preferences import PREFERENCES, preference_of
 from objectives_support import (
     ScorerWithLanguage,
     assert_same_update,
     double_streams,
     group_batch,
+    kto_batch,
     language_batch,
     pair_batch,
+    preference_batch,
     random_examples,
     rollout_batch,
     tiny_actor_critic,
@@ -24,12 +33,52 @@ from objectives_support import (
     update,
 )
 
+
+def algorithm(name: str, **changes) -> Algorithm:
+    longest = {"constant_length": 12} if name == "dr-grpo" else {}
+    return algorithm_of(name, **longest, **changes)
+
+
+def every_option() -> PolicyGradient:
+    """Sequence ratios, dual clip, a summed and weighted KL, entropy and a correction."""
+    told = algorithm(
+        "rloo",
+        dual_clip=1.5,
+        kl="loss",
+        kl_estimator="k3",
+        kl_summed=True,
+        kl_weighted=True,
+    )
+    return PolicyGradient(told, 0.7, 0.01, Correction("mask", "sequence", 0.95, 1.05))
+
+
+def policy():
+    return tiny_model("language", 1)
+
+
+def surveyed_batch() -> Batch:
+    return with_survey(KTO(0.5), policy(), kto_batch())
+
+
 CASES = {
     "next_token": (NextToken, tiny_model, language_batch),
     "next_token_with_z_loss": (lambda: NextToken(0.1), tiny_model, language_batch),
     "bradley_terry": (lambda: BradleyTerry(0.01, 0.2), ScorerWithLanguage, pair_batch),
     "ppo": (lambda: PPO(temperature=0.7), tiny_actor_critic, rollout_batch),
     "grpo": (lambda: GRPO(0.2, 0.28, 0.04, 0.7), tiny_actor_critic, group_batch),
+    **{
+        name: (lambda name=name: PolicyGradient(algorithm(name), 0.7), tiny_actor_critic, rollouts)
+        for name, rollouts in [
+            *((name, group_batch) for name in ("dr-grpo", "dapo", "gspo", "cispo", "rloo")),
+            *((name, rollout_batch) for name in ("reinforce", "reinforce++")),
+        ]
+    },
+    "policy_gradient_with_all_options": (every_option, tiny_actor_critic, group_batch),
+    **{
+        name: (lambda name=name: DirectPreference(preference_of(name)), policy, preference_batch)
+        for name in PREFERENCES
+    },
+    "kto": (lambda: KTO(0.5, 1.0, 1.5), policy, surveyed_batch),
 }
 
 
@@ -167,7 +216,8 @@ def test_a_micro_batch_without_trained_tokens_adds_nothing(case):
     silent = batch.select(range(len(batch.lengths)))
     silent.streams["loss_weights"] = torch.zeros_like(silent.streams["loss_weights"])
     sums, metrics = objective.sums(module, silent)
-    sums.pop("pairs", None)  # a comparison needs no trained tokens
+    for name in ("pairs", "responses"):  # a comparison needs no trained tokens
+        sums.pop(name, None)
     for name, value in sums.items():
         value.backward(retain_graph=True)
         assert value.item() == 0.0, name

@@ -18,9 +18,11 @@ from fourstage.objectives.logprobs import logprobs
 from fourstage.objectives.ppo import PPO
 from objectives_tables import (
     World,
+    backwards,
     descend,
     expected_advantages,
     group_table,
+    reciprocal,
     tabular_actor_critic,
     total_variation,
 )
@@ -185,7 +187,7 @@ def trained_with_grpo(world: World, size: int, scale_by_std: bool, seed: int = 1
 
     def step() -> Tensor:
         table = policy.log_table().detach()
-        return objective.sums(policy, grpo_batch(world, table, expected(table)))[0]["sequences"]
+        return objective.sums(policy, grpo_batch(world, table, expected(table)))[0]["policy"]
 
     descend([policy.table], step, steps)
     table = policy.log_table().detach()
@@ -193,30 +195,8 @@ def trained_with_grpo(world: World, size: int, scale_by_std: bool, seed: int = 1
 
 
 def grpo_fixed_point(world: World, size: int) -> Tensor:
-    """Log table of `pi_ref / (1 - (1 - 1/G)(Q - V) / beta)`, solved from the last token backwards.
-
-    V is the number that normalises it; it then is the mean of Q under the result.
-    """
-    shrink = 1 - 1 / size
-    table = torch.empty_like(world.reference)
-    ahead = world.rewards
-    for t in reversed(range(world.length)):
-        level = slice(world.starts[t], world.starts[t] + world.vocabulary**t)
-        q, ref = ahead.view(-1, world.vocabulary), world.reference[level].exp()
-
-        def candidate(v: Tensor, q: Tensor = q, ref: Tensor = ref) -> Tensor:
-            return ref / (1 - shrink * (q - v[:, None]) / BETA)
-
-        low = q.max(1).values - BETA / shrink + 1e-12
-        high = q.max(1).values + 1e-12
-        for _ in range(100):
-            middle = (low + high) / 2
-            too_much = candidate(middle).sum(1) > 1
-            low, high = torch.where(too_much, middle, low), torch.where(too_much, high, middle)
-        p = candidate(high)
-        table[level] = p.log()
-        ahead = (p * q).sum(1)
-    return table
+    """Log table of `pi_ref / (1 - (1 - 1/G)(Q - V) / beta)`, of Q under the result."""
+    return backwards(world, lambda ref, q: reciprocal(ref, q, BETA / (1 - 1 / size)))
 
 
 def test_grpo_without_std_ends_at_its_closed_form():
@@ -233,7 +213,7 @@ def test_the_expected_gradient_of_grpo_without_std_is_exact():
     members, advantages = group_table(world, 2, scale_by_std=False)
     table = policy.log_table().detach()
     found = expected_advantages(world.distribution(table), members, advantages)
-    loss = GRPO(kl_coefficient=BETA).sums(policy, grpo_batch(world, table, found))[0]["sequences"]
+    loss = GRPO(kl_coefficient=BETA).sums(policy, grpo_batch(world, table, found))[0]["policy"]
     (gradient,) = torch.autograd.grad(loss, policy.table)
 
     now = policy.log_table()
@@ -293,7 +273,7 @@ def test_groups_listed_one_by_one_give_the_expected_gradient(scale_by_std):
     members, advantages = group_table(world, size, scale_by_std)
     objective = GRPO(kl_coefficient=BETA)
     once = grpo_batch(world, table, expected_advantages(p, members, advantages))
-    (expected,) = torch.autograd.grad(objective.sums(policy, once)[0]["sequences"], policy.table)
+    (expected,) = torch.autograd.grad(objective.sums(policy, once)[0]["policy"], policy.table)
 
     copies = members.flatten()
     chance = p[members].prod(1).repeat_interleave(size)
@@ -302,7 +282,7 @@ def test_groups_listed_one_by_one_give_the_expected_gradient(scale_by_std):
     s["old_logprobs"] = world.token_logprobs(table)[copies].flatten()
     s["ref_logprobs"] = world.token_logprobs(world.reference)[copies].flatten()
     s["advantages"] = spread(advantages.flatten(), listed.lengths, s["loss_weights"])
-    (found,) = torch.autograd.grad(objective.sums(policy, listed)[0]["sequences"], policy.table)
+    (found,) = torch.autograd.grad(objective.sums(policy, listed)[0]["policy"], policy.table)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     if scale_by_std:
         torch.testing.assert_close(found, listed_gradient(world, table, size), rtol=0, atol=1e-6)

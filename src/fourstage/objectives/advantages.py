@@ -11,6 +11,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from fourstage.objectives.kl import k1
+
+Estimator = Callable[[Tensor, Tensor], Tensor]
+
 
 def _owners(lengths: Sequence[int], device: torch.device) -> Tensor:
     """[cells] index of the document of each cell."""
@@ -30,15 +34,17 @@ def rewards_with_kl(
     loss_weights: Tensor,
     lengths: Sequence[int],
     kl_coefficient: float,
+    estimator: Estimator = k1,
 ) -> Tensor:
     """`r_t = -beta (logp_t - ref_t)`, plus the document's score at its last trained cell.
 
-    Ouyang et al. (InstructGPT, 2022), eq. 2, per token as in Ziegler et al. (2019); the estimator
-    of the KL is k1.
+    Ouyang et al. (InstructGPT, 2022), eq. 2, per token as in Ziegler et al. (2019), where the
+    estimator of the KL is k1.
 
     Args:
         scores: [documents]. logprobs, ref_logprobs, loss_weights: [cells].
         lengths: cells of each document. kl_coefficient: beta, reward a nat.
+        estimator: of the KL at a token, of its two log-probabilities.
 
     Returns:
         [cells], zero on cells that are not trained.
@@ -52,7 +58,7 @@ def rewards_with_kl(
     last = places.new_full((len(lengths),), -1).scatter_reduce(0, owners, places, "amax")
     if (last < 0).any():
         raise ValueError(f"document {int((last < 0).nonzero()[0])} has no trained cell")
-    rewards = -kl_coefficient * (logprobs - ref_logprobs) * trained
+    rewards = -kl_coefficient * estimator(logprobs, ref_logprobs) * trained
     return rewards.index_add(0, last, scores.to(rewards.dtype))
 
 
@@ -140,17 +146,70 @@ def group_advantages(
     Returns:
         [documents]; 0 in a group of one or of equal rewards.
     """
-    _, rows, sizes = torch.unique(group, return_inverse=True, return_counts=True)
-    sizes = sizes.to(rewards.dtype)
-
-    def group_sums(values: Tensor) -> Tensor:
-        return values.new_zeros(len(sizes)).index_add(0, rows, values)
-
-    centred = rewards - (group_sums(rewards) / sizes)[rows]
+    rows, sizes = _groups(group, rewards)
+    centred = rewards - (_group_sums(rewards, rows, sizes) / sizes)[rows]
     if not scale_by_std:
         return centred
-    std = (group_sums(centred.square()) / (sizes - 1).clamp(min=1)).sqrt()
+    std = (_group_sums(centred.square(), rows, sizes) / (sizes - 1).clamp(min=1)).sqrt()
     return centred / (std[rows] + eps)
+
+
+def leave_one_out_advantages(rewards: Tensor, group: Tensor) -> Tensor:
+    """`r_i` less the mean of the other rewards of its group (Kool et al., 2019; RLOO).
+
+    Equals `G / (G - 1)` times the reward less the mean of all: that much larger than a group's
+    advantage, and unbiased, since the baseline does not know its own response.
+
+    Args:
+        rewards: [documents]. group: [documents] ids, any integers, in any order.
+
+    Returns:
+        [documents]; 0 in a group of one, which has nothing to compare with.
+    """
+    rows, sizes = _groups(group, rewards)
+    others = _group_sums(rewards, rows, sizes)[rows] - rewards
+    return torch.where(sizes[rows] > 1, rewards - others / (sizes[rows] - 1).clamp(min=1), 0)
+
+
+def dead_groups(rewards: Tensor, group: Tensor, tolerance: float = 1e-6) -> Tensor:
+    """[documents] whether all responses to its prompt have the same reward, within `tolerance`.
+
+    Such a group has no advantage and teaches nothing; dynamic sampling (DAPO, Yu et al., 2025,
+    section 3.2) draws another prompt in its place.
+    """
+    rows, sizes = _groups(group, rewards)
+    empty = rewards.new_zeros(len(sizes))
+    highest = empty.scatter_reduce(0, rows, rewards, "amax", include_self=False)
+    lowest = empty.scatter_reduce(0, rows, rewards, "amin", include_self=False)
+    return (highest - lowest <= tolerance)[rows]
+
+
+def overlong_penalties(tokens: Tensor, longest: int, buffer: int) -> Tensor:
+    """What is added to the reward of a long response: 0, then a line down to -1 at `longest`.
+
+    `(longest - buffer - tokens) / buffer` within the last `buffer` tokens (soft overlong
+    punishment, Yu et al., DAPO, 2025, eq. 13).
+
+    Args:
+        tokens: [documents] length of each response. longest: tokens, where the penalty is -1.
+        buffer: tokens over which it grows, above 0.
+
+    Raises:
+        ValueError: a buffer that is empty or longer than the longest response.
+    """
+    if not 0 < buffer <= longest:
+        raise ValueError(f"a buffer of {buffer} tokens does not lie within {longest}")
+    return ((longest - buffer - tokens) / buffer).clamp(-1, 0)
+
+
+def _groups(group: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor]:
+    """[documents] number of each one's group, and [groups] how many each has."""
+    _, rows, sizes = torch.unique(group, return_inverse=True, return_counts=True)
+    return rows, sizes.to(rewards.dtype)
+
+
+def _group_sums(values: Tensor, rows: Tensor, sizes: Tensor) -> Tensor:
+    return values.new_zeros(len(sizes)).index_add(0, rows, values)
 
 
 def explained_variance(values: Tensor, returns: Tensor, loss_weights: Tensor) -> float:

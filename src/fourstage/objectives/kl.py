@@ -6,6 +6,7 @@ KL(policy || reference) (Schulman, *Approximating KL Divergence*, 2020).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,9 @@ def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """`exp(-d) - 1 + d`: unbiased, never negative; as a loss it lowers KL(reference || policy)."""
     difference = logprobs - ref_logprobs
     return torch.expm1(-difference) + difference
+
+
+ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": k1, "k2": k2, "k3": k3}
 
 
 @dataclass

@@ -64,15 +64,19 @@ def token_logprobs_and_entropies(
     vocab_size: int,
     temperature: float = 1.0,
     weight: Tensor | None = None,
+    entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """As `token_logprobs`, and [n] the entropy of each distribution in nats, without gradient."""
-    if weight is not None and kernels.usable(hidden, weight):
+    """As `token_logprobs`, and [n] the entropy of each distribution in nats.
+
+    Entropies have a gradient only where `entropy_gradient` asks for it: it takes more memory, and
+    no kernel has it.
+    """
+    if not entropy_gradient and weight is not None and kernels.usable(hidden, weight):
         logprobs, _, entropies = _in_one_kernel(hidden, weight, targets, temperature)
         return logprobs, entropies
 
-    logprobs, entropies = _by_chunks(
-        project, _picked_and_entropies, hidden, targets, vocab_size, temperature
-    )
+    finish = _picked_and_live_entropies if entropy_gradient else _picked_and_entropies
+    logprobs, entropies = _by_chunks(project, finish, hidden, targets, vocab_size, temperature)
     return logprobs, entropies
 
 
@@ -124,6 +128,14 @@ def _picked_and_entropies(logits: Tensor, wanted: Tensor, temperature: float) ->
     with torch.no_grad():
         entropies = -torch.linalg.vecdot(every.exp(), every)
     return -F.nll_loss(every, wanted, reduction="none"), entropies
+
+
+@fusible
+def _picked_and_live_entropies(
+    logits: Tensor, wanted: Tensor, temperature: float
+) -> tuple[Tensor, ...]:
+    every = F.log_softmax(_finer(logits, temperature), dim=-1)
+    return -F.nll_loss(every, wanted, reduction="none"), -torch.linalg.vecdot(every.exp(), every)
 
 
 @fusible

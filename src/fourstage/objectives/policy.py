@@ -1,36 +1,12 @@
-"""What PPO and GRPO share: the clipped surrogate, and the numbers to watch."""
+"""The numbers to watch in policy optimisation."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from fourstage.data.batch import Batch
 from fourstage.objectives.kl import k1, k3
 from fourstage.objectives.objective import Metrics, metric_sums
-
-
-def clipped_policy_loss(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    clip_low: float,
-    clip_high: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`max(-A rho, -A clip(rho, 1 - clip_low, 1 + clip_high))`, `rho = exp(logp - old_logp)`.
-
-    Schulman et al. (PPO, 2017), eq. 7; two clip ranges as in DAPO (Yu et al., 2025, eq. 10).
-
-    Args:
-        logprobs, old_logprobs, advantages: [tokens] each.
-
-    Returns:
-        The loss, rho, and whether the clip cut the token's gradient; each [tokens].
-    """
-    ratio = torch.exp(logprobs - old_logprobs)
-    free = -advantages * ratio
-    clipped = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
-    return torch.maximum(free, clipped), ratio, clipped > free
 
 
 def policy_metrics(
