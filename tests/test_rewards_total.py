@@ -232,7 +232,7 @@ def test_the_buffer_is_a_fifth_of_the_longest_response_unless_said() -> None:
     ("rewards", "said"),
     [
         ("mth", "rl.rewards.0=mth: there is no kind 'mth'; did you mean 'math'?"),
-        ([{"weight": 1}], "kind is missing (there are: math,"),
+        ([{"weight": 1}], "kind is missing (there are: model,"),
         ([{"kind": "math", "extractoin": "x"}], "'extractoin'; did you mean 'extraction'?"),
         ([{"kind": "math", "extraction": "loose"}], "must be one of strict, lenient"),
         ([{"kind": "math", "weight": -1}], "must be at least 0"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fourstage.data.documents import content_hash, place
@@ -60,6 +60,7 @@ def read_part(
     share: float,
     mapping: Mapping[str, str] | None = None,
     skip_bad: bool = False,
+    columns: bool = False,
 ) -> Rows:
     """Rows of one part of the data, without duplicates, split by a hash of their prompts.
 
@@ -69,6 +70,7 @@ def read_part(
         kinds: of rows that the part takes.
         mapping: our names of keys to those of the rows.
         skip_bad: leave rows out that cannot be used, instead of refusing the data.
+        columns: keep each row as it was read.
 
     Raises:
         InputError: unreadable files, rows that cannot be used, none, or too few to split.
@@ -78,7 +80,7 @@ def read_part(
     seen: set[bytes] = set()
     kept: list[Row] = []
     for file in raw:
-        for row in _rows_of(file, kinds, name, mapping or {}, rows):
+        for row in _rows_of(file, kinds, name, mapping or {}, rows, columns):
             content = content_hash(json.dumps([row.messages, row.chosen, row.rejected]))
             if content in seen:
                 rows.counts["duplicate"] += 1
@@ -102,7 +104,12 @@ def read_part(
 
 
 def _rows_of(
-    file: RawFile, kinds: tuple[str, ...], name: str, mapping: Mapping[str, str], rows: Rows
+    file: RawFile,
+    kinds: tuple[str, ...],
+    name: str,
+    mapping: Mapping[str, str],
+    rows: Rows,
+    columns: bool,
 ) -> Iterator[Row]:
     """Rows of a file that the part takes; what is wrong with others is noted in `rows.bad`."""
     if not inspect_file(file).holds_rows:
@@ -117,7 +124,10 @@ def _rows_of(
             rows.bad.append({"file": file.name, "line": raw.line, "why": raw.why})
             continue
         try:
-            known.append((raw.line, recognise(raw.value, raw.where, mapping)))
+            row = recognise(raw.value, raw.where, mapping)
+            if columns:
+                row = replace(row, columns=_columns(raw.value))
+            known.append((raw.line, row))
         except Unteachable:
             rows.counts["unusable"] += 1
         except Malformed as fault:
@@ -133,6 +143,11 @@ def _rows_of(
             rows.bad.append({"file": file.name, "line": line, "why": why})
         else:
             yield from row.pairs() if row.kind in ("comparison", "ranking") else [row]
+
+
+def _columns(value: Any) -> dict[str, Any] | None:
+    """The columns of a row as JSON holds them: what it has no word for as text."""
+    return json.loads(json.dumps(value, default=str)) if isinstance(value, dict) else None
 
 
 def _lines_of(file: RawFile, kinds: tuple[str, ...], name: str) -> list[Row]:
@@ -190,14 +205,22 @@ def pair(row: Row) -> Pair:
 
 
 def task_maker(vocabulary: Vocabulary | None, limits: Limits) -> Callable[[Row], Task]:
-    """How a row of prompts becomes a task: with a reference where it has an answer."""
+    """How a row of prompts becomes a task: with a reference where it has an answer, and with its
+    columns where they were kept."""
 
     def make(row: Row) -> Task:
-        if row.kind == "dialogue":
-            return demonstration(row).task
-        prompt = _prompt(row.messages or [])
-        if row.answer is not None:
-            return reference_task(prompt, row.answer)
-        return free_task(prompt, vocabulary, limits)
+        task = _task(row, vocabulary, limits)
+        if row.columns is None:
+            return task
+        return replace(task, facts=task.facts | {"columns": row.columns})
 
     return make
+
+
+def _task(row: Row, vocabulary: Vocabulary | None, limits: Limits) -> Task:
+    if row.kind == "dialogue":
+        return demonstration(row).task
+    prompt = _prompt(row.messages or [])
+    if row.answer is not None:
+        return reference_task(prompt, row.answer)
+    return free_task(prompt, vocabulary, limits)

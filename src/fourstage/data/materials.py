@@ -87,6 +87,8 @@ class Materials:
             "most": [self.context, self.longest],
             "measured": self.recipe.evaluation.model_dump(),
         }
+        if stage == "rl" and data.origin(part) == "files" and self.recipe.rl.rewards:
+            told["columns"] = True
         if data.origin(part) == "made":
             told["text"] = self.text_inputs()
             told["sampled_by"] = self._sampled_by() if stage == "reward" else None
@@ -142,7 +144,13 @@ class Materials:
         check_mapping(data.keys)
         skip = data.bad_rows == "skip"
         return fromfiles.read_part(
-            self.found(part), kinds, part, data.validation, data.keys, skip_bad=skip
+            self.found(part),
+            kinds,
+            part,
+            data.validation,
+            data.keys,
+            skip_bad=skip,
+            columns=part == "prompts" and bool(self.recipe.rl.rewards),
         )
 
     def counted_texts(self) -> Iterator[str]:

@@ -92,6 +92,8 @@ def data_key(recipe: Recipe, stage: str, hashes: Hashes) -> str:
     if origin == "files" and stage != "pretrain":
         told |= {"files": sorted(hashes.get(part, {}).values()), "keys": data.keys}
         told["bad_rows"] = data.bad_rows
+        if stage == "rl" and recipe.rl.rewards:
+            told["columns"] = True
     from_text = origin == "made" or (stage == "rl" and bool(data.paths("pretrain")))
     if from_text or (origin == "files" and stage == "pretrain"):
         text = sorted(hashes.get("pretrain", {}).values())

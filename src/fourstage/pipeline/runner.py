@@ -35,6 +35,7 @@ from fourstage.pipeline.planned import keep_plan
 from fourstage.planning import Derived, model_config
 from fourstage.planning.layouts import fits_one_device
 from fourstage.recipe import STAGES, Recipe, load
+from fourstage.rewards.building import own_files
 from fourstage.stages.context import StageContext
 from fourstage.training.clock import StageClock
 from fourstage.training.fitting import Measured
@@ -181,7 +182,7 @@ class Runner:
         for stage in STAGES:
             if stage not in stages:
                 if stage not in decisions and stages == self.recipe.needed():
-                    self.say(f"{stage}: left out, a model from outside takes its place")
+                    self.say(f"{stage}: left out, {self._instead_of(stage)}")
                 continue
             decision = decisions[stage]
             if decision.action == "keep":
@@ -190,6 +191,12 @@ class Runner:
                 self.say(f"{stage}: goes on")
             elif decision.reason:
                 self.say(f"{stage}: run again, since {decision.reason}")
+
+    def _instead_of(self, stage: str) -> str:
+        """Why a whole run does without a stage."""
+        if stage == "reward" and not self.recipe.rl.needs_reward_model:
+            return "rl.rewards ask no reward model"
+        return "a model from outside takes its place"
 
     def _make_room(self, decisions: dict[str, Decision]) -> None:
         """Sets old folders aside, the last stage first: cut off half-way, the rest is found out
@@ -218,13 +225,15 @@ class Runner:
         }
         outside = outside_models(stage, self.recipe)
         parents |= {role: model_hash(folder) for role, folder in outside.items()}
-        return {
+        found = {
             "section": section_hash(self.datasets.resolved()[0], stage),
             "seed": self.recipe.seed,
             "tokenizer": self.datasets.tokenizer_hash(),
             "data": self.datasets.key(stage),
             "parents": parents,
         }
+        functions = own_files(self.recipe.rl.rewards) if stage == "rl" else {}
+        return found | ({"rewards": functions} if functions else {})
 
     def _keep(self, stage: str) -> None:
         self.resolved(stage)

@@ -46,6 +46,12 @@ class RewardPart(Section):
     only: dict[str, Any] = Field(default_factory=dict)
 
 
+class ModelPart(RewardPart):
+    """The score of the reward model, as the stage `reward` or `rl.reward_model` gives it."""
+
+    kind: Literal["model"] = "model"
+
+
 class MathPart(RewardPart):
     """The final answer against the ground truth."""
 
@@ -199,8 +205,8 @@ class MissingEndPart(RewardPart):
 
 
 AnyPart = (
-    MathPart | ExactPart | RegexPart | FormatPart | ChoicePart | JsonSchemaPart | ConstraintsPart
-    | CodePart | PythonPart | HttpPart | LengthPart | MissingEndPart
+    ModelPart | MathPart | ExactPart | RegexPart | FormatPart | ChoicePart | JsonSchemaPart
+    | ConstraintsPart | CodePart | PythonPart | HttpPart | LengthPart | MissingEndPart
 )  # fmt: skip
 PARTS_BY_KIND: dict[str, type[RewardPart]] = {
     part.model_fields["kind"].default: part for part in get_args(AnyPart)

@@ -26,7 +26,7 @@ _BUFFER_SHARE = 5
 
 
 def build(parts: Sequence[sections.RewardPart], max_new_tokens: int) -> Rewards:
-    """The rewards of `rl.rewards`; nothing is started yet.
+    """The rewards of `rl.rewards`, or a reward model's alone; nothing is started yet.
 
     Args:
         max_new_tokens: of a resolved recipe.
@@ -43,7 +43,7 @@ def build(parts: Sequence[sections.RewardPart], max_new_tokens: int) -> Rewards:
                 part.fault_score,
                 part.only,
             )
-            for part in parts
+            for part in parts or [sections.ModelPart()]
         ]
     )
 
@@ -107,6 +107,7 @@ def _length(part: Any, max_new_tokens: int) -> Reward:
 
 
 _MAKERS: dict[str, Callable[[Any, int], Reward]] = {
+    "model": lambda part, most: shaping.Learned(),
     "math": _math,
     "exact": lambda part, most: matching.Exact(part.place, part.normalise, part.truth),
     "regex": lambda part, most: _apart(matching.Pattern(part.pattern, part.column), part),

@@ -24,6 +24,7 @@ class Item:
         tokens: how many it drew, with the end of turn if any.
         truth: what an answer can be checked by, as `data.shapes` found it in the row.
         columns: the row itself, by the names its file has.
+        learned: the score of a reward model, where there is one.
     """
 
     prompt: str | Messages
@@ -32,6 +33,7 @@ class Item:
     tokens: int = 0
     truth: str | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
+    learned: float | None = None
 
     def value(self, column: str | None) -> Any:
         """The value of a column; of none that is named the ground truth. None where it lacks."""
@@ -45,12 +47,13 @@ class Item:
         return "\n\n".join(message["content"] for message in self.prompt)
 
 
-def item_of(task: Task, response: str, ended: bool, tokens: int) -> Item:
+def item_of(
+    task: Task, response: str, ended: bool, tokens: int, learned: float | None = None
+) -> Item:
     """An item of a task: its reference is the truth, and the row it was made from the columns."""
     facts = task.facts
-    return Item(
-        task.prompt, response, ended, tokens, facts.get("reference"), facts.get("columns") or {}
-    )
+    columns = facts.get("columns") or {}
+    return Item(task.prompt, response, ended, tokens, facts.get("reference"), columns, learned)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""Small penalties that shape how responses look: too long, without an end."""
+"""What is known of a response without looking into it: its length, its end, a model's score."""
 
 from __future__ import annotations
 
-from fourstage.rewards.contracts import EachAlone, Item, Outcome
+from fourstage.rewards.contracts import EachAlone, Item, Outcome, outcome
 
 
 class Length(EachAlone):
@@ -33,3 +33,10 @@ class MissingEnd(EachAlone):
 
     def of(self, item: Item) -> Outcome:
         return Outcome(0.0 if item.ended else -1.0)
+
+
+class Learned(EachAlone):
+    """The score that a reward model gave the response before."""
+
+    def of(self, item: Item) -> Outcome:
+        return outcome(item.learned)

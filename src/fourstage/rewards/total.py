@@ -34,6 +34,12 @@ class Part:
     def judges(self, item: Item) -> bool:
         return all(str(item.columns.get(name)) == str(value) for name, value in self.only.items())
 
+    def counted(self, found: Outcome) -> float:
+        """What an outcome adds to the sum."""
+        if found.fault:
+            return self.weight * self.fault_score
+        return self.weight * (found.score if found.score is not None else 0.0)
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -125,7 +131,7 @@ class Rewards:
     def score(self, items: Sequence[Item]) -> Judged:
         outcomes = {part.name: _of(part, items) for part in self.parts}
         sums = [
-            sum(part.weight * _counted(part, outcomes[part.name][index]) for part in self.parts)
+            sum(part.counted(outcomes[part.name][index]) for part in self.parts)
             for index in range(len(items))
         ]
         return Judged([float(each) for each in sums], outcomes)
@@ -133,12 +139,6 @@ class Rewards:
     def close(self) -> None:
         for part in self.parts:
             part.reward.close()
-
-
-def _counted(part: Part, found: Outcome) -> float:
-    if found.fault:
-        return part.fault_score
-    return found.score if found.score is not None else 0.0
 
 
 def _of(part: Part, items: Sequence[Item]) -> list[Outcome]:

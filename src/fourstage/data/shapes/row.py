@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 from fourstage.tasks import Messages
 
@@ -42,6 +43,7 @@ class Row:
         label: whether the answer of an unpaired row is a good one.
         answer: the ground truth that an answer can be checked by, of several the first; for code
             the program of tests.
+        columns: the row as it was read, for rewards that look at more of it; None where none does.
     """
 
     kind: str
@@ -58,6 +60,7 @@ class Row:
     ranks: tuple[float, ...] = ()
     label: bool | None = None
     answer: str | None = None
+    columns: dict[str, Any] | None = None
 
     def as_text(self) -> str:
         """The row as plain text, for pretraining: of several answers the best."""
