@@ -17,7 +17,6 @@ from fourstage.evaluation.alignment import (
     reward_rows,
 )
 from fourstage.evaluation.responses import Chat, Response, with_response
-from fourstage.evaluation.scoring import raw_scores
 from fourstage.evaluation.success import few_shot_success, judged, task_success
 from fourstage.worlds import calibration as world
 from fourstage.worlds.answers import write_answer

@@ -13,13 +13,12 @@ import torch
 from evaluation_support import model, tokenizer
 from fourstage import precision
 from fourstage.data.batch import Batch, Example
-from fourstage.errors import InputError
 from fourstage.evaluation.alignment import reward_rows
 from fourstage.evaluation.scoring import scores
 from fourstage.model.actor_critic import ActorCritic
 from fourstage.objectives.logprobs import logprobs
 from fourstage.objectives.ppo import PPO
-from fourstage.recipe import RL, recipe_from
+from fourstage.recipe import RL
 from fourstage.stages.episodes import Players, with_text
 from fourstage.stages.policy import objective_of
 from fourstage.stages.policy_guards import guards, trains_responses
@@ -237,7 +236,7 @@ KINDS = {
     "groups": {"algorithm": "grpo", "group": 4},
     "groups drawn again": {
         "algorithm": "dapo", "group": 2, "dynamic_sampling": True, "rewards": WORDS,
-        "max_new_tokens": 3, "correction": "tis", "overlong": "leave_out",
+        "max_new_tokens": 3, "correction": "tis", "overlong": "penalty", "overlong_buffer": 2,
     },
     "a reference that follows": {
         "algorithm": "rloo", "group": 4, "reference_reset": 1, "rewards": WORDS,

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from fourstage import kernels, precision
+from fourstage.data.prepared import PreparedData
 from fourstage.devices import memory_of
 from fourstage.errors import FourstageError, InputError, Interrupted
 from fourstage.files import explained, read_json, write_json, write_text
@@ -37,6 +38,7 @@ from fourstage.planning.layouts import fits_one_device
 from fourstage.recipe import STAGES, Recipe, load
 from fourstage.rewards.building import own_files
 from fourstage.stages.context import StageContext
+from fourstage.stages.judging import check_rewards
 from fourstage.training.clock import StageClock
 from fourstage.training.fitting import Measured
 
@@ -83,6 +85,7 @@ class Runner:
         working = [stage for stage in stages if decisions[stage].action != "keep"]
         for stage in working:
             self._prepare_early(stage)
+        self._check_rewards(working)
         self._plan({stage: decisions[stage] for stage in working})
         self._prepare_for_others(working, chain)
         if working:
@@ -246,6 +249,17 @@ class Runner:
         if self.datasets.can_prepare(stage):
             with self._stage_clock(stage):
                 self._by_one(partial(self.datasets.prepare, stage))
+
+    def _check_rewards(self, working: list[str]) -> None:
+        """Tries the rewards of the last stage before hours are spent on those before it.
+
+        Raises:
+            InputError: one cannot work, or cannot judge some rows.
+        """
+        if self.group.writes and "rl" in working[1:] and self.recipe.rl.rewards:
+            tasks = PreparedData.open(self.folder).tasks("rl", "train")
+            check_rewards(self.datasets.resolved()[0].rl, tasks, self.say)
+        self.group.any(False)
 
     def _plan(self, working: dict[str, Decision]) -> None:
         """Writes down what is expected before it is spent; the others wait for the clock's sake."""

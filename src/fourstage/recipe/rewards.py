@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
+import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from fourstage.errors import nearest
@@ -237,7 +238,17 @@ def _known(value: Any) -> Any:
 
 
 def _listed(value: Any) -> Any:
-    """A list as the command line gives it: `math,length`, or one part alone."""
+    """A list as the command line gives it: `math,length`, `[{kind: math, weight: 2}, length]`, or
+    one part alone.
+
+    Raises:
+        ValueError: a list with mappings that is no YAML.
+    """
+    if isinstance(value, str) and "{" in value:
+        try:
+            value = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError("write a list such as [{kind: math, weight: 2}, length]") from error
     if isinstance(value, str):
         return [part for part in value.removeprefix("[").removesuffix("]").split(",") if part]
     return [value] if isinstance(value, dict) else value

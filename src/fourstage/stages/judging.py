@@ -136,6 +136,17 @@ class Judge:
         return found
 
 
+def check_rewards(section: RL, tasks: Sequence[Task], say: Callable[[str], None]) -> None:
+    """Starts the parts, has them look at the rows, and ends them.
+
+    Raises:
+        InputError: a line for each part that cannot work, or cannot judge some rows.
+    """
+    with build(section.rewards, section.max_new_tokens or 1) as rewards:
+        rewards.start(say)
+        rewards.check(item_of(task, "", True, 0) for task in tasks)
+
+
 def told_of_faults(faults: Counter[str], responses: int, known: set[str]) -> list[str]:
     """A line for each fault that was not known before; adds it to them."""
     lines = []
