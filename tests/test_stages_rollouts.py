@@ -18,6 +18,7 @@ from fourstage.evaluation.scoring import scores
 from fourstage.model.actor_critic import ActorCritic
 from fourstage.objectives.logprobs import logprobs
 from fourstage.objectives.ppo import PPO
+from fourstage.parallel.group import Group
 from fourstage.recipe import RL
 from fourstage.stages.episodes import Players, with_text
 from fourstage.stages.policy import objective_of
@@ -46,12 +47,12 @@ def players(critic: bool = True) -> Players:
     )
 
 
-def source(**more) -> RolloutSource:
+def source(processes: Group | None = None, **more) -> RolloutSource:
     told = section(**more)
     given = players(told.needs_critic)
     if not told.needs_reference:
         given = replace(given, reference=None)
-    return RolloutSource(given, tokenizer(), TASKS, told, seed=0)
+    return RolloutSource(given, tokenizer(), TASKS, told, seed=0, group=processes)
 
 
 def test_an_iteration_samples_once_and_each_epoch_passes_over_all_of_it():
