@@ -46,8 +46,9 @@ def told(algorithm: str) -> dict:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_algorithm_trains_on_what_it_drew(tmp_path, algorithm):
-    made, rows = trained(tmp_path, **told(algorithm), rewards=WORDS)
-    assert all(math.isfinite(row["loss"]) and row["gradient_norm"] > 0 for row in rows)
+    _, rows = trained(tmp_path, **told(algorithm), rewards=WORDS)
+    # Ratios of whole responses soon leave their clip range: then nothing is learned till the next.
+    assert all(math.isfinite(row["loss"]) for row in rows) and rows[0]["gradient_norm"] > 0
     assert rows[0]["ratio_deviation"] < 1e-5, "the first update is on-policy"
     assert ("value_loss" in rows[0]) == (algorithm == "ppo")
     assert ("kl" in rows[0]) == (ALGORITHMS[algorithm].kl_coefficient > 0)
@@ -139,7 +140,8 @@ def test_overlong_answers_lose_reward_or_leave_the_loss():
     weights = left.rollouts.streams["loss_weights"]
     cut = torch.zeros(16).index_add(0, left.rollouts.document_ids, weights) == 0
     assert torch.equal(cut, (tokens == 10) & (left.rollouts.documents["left_out"] == 1))
-    assert left.numbers["left_out"] == pytest.approx(float(cut.float().mean())) > 0
+    assert left.numbers["left_out"] == pytest.approx(float(cut.float().mean()))
+    assert cut.any()
 
 
 def test_a_correction_has_its_published_bounds_unless_others_are_given():
