@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import sys
 import time
 from fractions import Fraction
 
@@ -200,15 +200,13 @@ def test_no_response_takes_long_to_read(text) -> None:
     assert time.monotonic() - begun < 4
 
 
-def test_math_verify_is_named_with_its_extra_where_it_is_missing() -> None:
-    if importlib.util.find_spec("math_verify"):
-        pytest.skip("it is installed")
+def test_math_verify_is_named_with_its_extra_where_it_is_missing(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "math_verify", None)
     with pytest.raises(InputError, match=r"pip install 'fourstage\[math\]'"):
         Formulas().start(print)
 
 
 def test_math_verify_sees_that_formulas_are_equal() -> None:
-    pytest.importorskip("math_verify")
     reward = Formulas()
     for response, truth, expected in (
         (r"\boxed{\frac{\sqrt{8}}{2}}", r"\sqrt{2}", 1.0),
@@ -332,15 +330,13 @@ def test_json_is_the_last_block_or_the_whole_response() -> None:
         assert parsed_json(text)[1]
 
 
-def test_a_schema_needs_its_library() -> None:
-    if importlib.util.find_spec("jsonschema"):
-        pytest.skip("it is installed")
+def test_a_schema_needs_its_library(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "jsonschema", None)
     with pytest.raises(InputError, match=r"pip install 'fourstage\[schema\]'"):
         JsonSchema({}).start(print)
 
 
 def test_json_that_keeps_to_the_schema_gets_one() -> None:
-    pytest.importorskip("jsonschema")
     schema = {"type": "object", "required": ["a"], "properties": {"a": {"type": "integer"}}}
     for reward, columns in (
         (JsonSchema(schema), {}),
@@ -352,4 +348,4 @@ def test_json_that_keeps_to_the_schema_gets_one() -> None:
     assert JsonSchema(column="schema").unfit(Item("?", ""))
     assert "broken" in JsonSchema({"type": "nothing"}).unfit(Item("?", ""))
     (found,) = JsonSchema({"$ref": "http://127.0.0.1:9/x"}).score([Item("?", "1")])
-    assert found.fault or found.score == 0.0
+    assert "points to what is not in it" in found.fault

@@ -45,7 +45,10 @@ class JsonSchema(EachAlone):
         if why:
             return Outcome(0.0, note=why)
         schema = self._of(item)
-        error = next(self._validator(schema).iter_errors(found), None)
+        try:
+            error = next(self._validator(schema).iter_errors(found), None)
+        except require("referencing.exceptions", "schema").Unresolvable as lost:
+            return Outcome(fault=f"the JSON Schema points to what is not in it: {lost}")
         note = f"{error.json_path}: {error.message}"[:120] if error is not None else ""
         return Outcome(float(error is None), note=note)
 
