@@ -28,13 +28,14 @@ from fourstage.model.transformer import Transformer
 from fourstage.objectives.bradley_terry import BradleyTerry
 from fourstage.objectives.next_token import NextToken
 from fourstage.objectives.objective import Objective
-from fourstage.objectives.ppo import PPO
 from fourstage.parallel import failing
 from fourstage.parallel.group import Group
 from fourstage.parallel.mesh import Mesh
 from fourstage.parallel.sizes import Sizes
 from fourstage.randomness import generator, numpy_generator
+from fourstage.recipe import RL
 from fourstage.stages.judges import Judge
+from fourstage.stages.policy import objective_of
 from fourstage.training import checkpoint
 from fourstage.training.trainer import Trainer
 from fourstage.training.update import Outcome
@@ -79,13 +80,16 @@ class Rollouts(TinySource):
         for name in streams:
             batch.streams[name] = torch.randn(batch.cells, generator=draw) * 0.3
         batch.streams["old_logprobs"] -= 3.6
+        gap = torch.randn(batch.cells, generator=draw) * 0.3
+        batch.streams["rollout_logprobs"] = batch.streams["old_logprobs"] + gap
+        batch.documents["critic_alone"] = torch.full((len(batch.lengths),), float(step < 4))
         return batch
 
 
 def parts(stage: str, options: dict[str, Any]) -> tuple[nn.Module, Objective, TinySource]:
     """Module, objective and source of a stage, the same on every process."""
     options = dict(options)
-    recompute = options.pop("recompute", "none")
+    recompute, section = options.pop("recompute", "none"), RL(**options.pop("section", {}))
     model = Transformer(dataclasses.replace(CONFIG, **options)).initialise(0)
     model.recompute = recompute
     if stage == "reward":
@@ -93,7 +97,8 @@ def parts(stage: str, options: dict[str, Any]) -> tuple[nn.Module, Objective, Ti
             0.01, 0.5
         ), Pairs()  # fmt: skip
     if stage == "rl":
-        return ActorCritic(model, model.with_scalar_head(1)), PPO(), Rollouts()
+        critic = model.with_scalar_head(1) if section.needs_critic else None
+        return ActorCritic(model, critic), objective_of(section), Rollouts()
     return model, NextToken(), Responses() if stage == "sft" else TinySource()
 
 
@@ -130,6 +135,18 @@ def losses(group: Group, folder: str, layouts: dict[str, dict[str, Any]]) -> dic
         made.train()
         found[name] = [[outcome.loss, outcome.gradient_norm] for outcome in outcomes]
     return found
+
+
+def rolled(group: Group) -> dict[str, Any]:
+    """What two iterations draw with rewards that one process asks: numbers, and the rollouts."""
+    from test_stages_rollouts import KINDS, source
+
+    made = source(group, **KINDS["groups drawn again"])
+    found = []
+    for step in (0, made.updates):
+        made.batch(step)
+        found.append([made.numbers, made.rollouts.documents["scores"].tolist()])
+    return {"iterations": found, "tokens": made.rollouts.tokens.tolist()}
 
 
 def half_way(group: Group, folder: str, layouts: dict[str, dict[str, Any]]) -> list[str]:

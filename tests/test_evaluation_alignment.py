@@ -14,11 +14,9 @@ from fourstage.evaluation.alignment import (
     gold_ceiling,
     gold_rewards,
     kl_per_response,
-    proxy_rewards,
     reward_rows,
 )
 from fourstage.evaluation.responses import Chat, Response, with_response
-from fourstage.evaluation.scoring import raw_scores
 from fourstage.evaluation.success import few_shot_success, judged, task_success
 from fourstage.worlds import calibration as world
 from fourstage.worlds.answers import write_answer
@@ -86,15 +84,6 @@ def test_the_scored_row_is_the_tokenizers_own():
         tuple(tok.chat_prompt(task.prompt)), tuple(tok.encode("I have")), "I have", False
     )
     assert reward_rows(tok, [cut])[0] == tok.reward_row(with_response(task.prompt, "I have"))
-
-
-def test_proxy_rewards_are_shifted_and_scaled():
-    scorer = model(head="scalar")
-    answers = [response(task, right(task)) for task in TASKS]
-    raw = raw_scores(scorer, reward_rows(tokenizer(), answers)).mean()
-    scorer.reward_mean, scorer.reward_std = 2.0, 4.0
-    found = proxy_rewards("proxy", scorer, tokenizer(), answers).metrics["proxy"]
-    assert found == pytest.approx((raw - 2.0) / 4.0)
 
 
 def test_kl_of_a_model_to_itself_is_zero():

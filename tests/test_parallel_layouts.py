@@ -23,6 +23,14 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
     },
 }
 STEPS = {"pretrain": 20, "sft": 20, "reward": 20, "rl": 10}
+# Ratios, means and corrections of whole responses; a critic that begins alone.
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "gspo": {
+        "algorithm": "gspo", "clip_low": 0.2, "clip_high": 0.3, "entropy_coefficient": 0.01,
+        "correction": "tis", "correction_level": "sequence",
+    },
+    "a critic first": {"algorithm": "ppo", "value_warmup": 1, "dual_clip": 3.0},
+}  # fmt: skip
 BIASES = {"qkv_bias": True, "output_bias": True, "mlp_bias": True, "norm": "layer"}
 MODELS: dict[str, dict[str, Any]] = {
     "GPT-2": {**BIASES, "activation": "gelu", "positions": "learned", "tie_embeddings": True},
@@ -65,11 +73,16 @@ def losses(tmp_path_factory) -> dict[str, dict[str, list]]:
         others = {o: {"model": wide, "settings": {"optimiser": o}} for o in OPTIMISERS}
         if processes < 4:
             others |= {case: {"model": model} for case, model in MODELS.items()}
+            others |= {
+                name: {"stage": "rl", "steps": STEPS["rl"], "model": {"section": section}}
+                for name, section in ALGORITHMS.items()
+            }
         cases |= {
             f"{case}: {name}": {"steps": 3, **other, **layout}
             for case, other in others.items()
             for name, layout in layouts.items()
-            if name != "replicas" and not ("tensor" in layout and case in NOT_SHARED)
+            if (name != "replicas" or case in ALGORITHMS)
+            and not ("tensor" in layout and case in NOT_SHARED)
         }
         answers = together(processes, "parallel_cases:losses", str(folder / str(processes)), cases)
         assert all(answer == answers[0] for answer in answers)
@@ -79,13 +92,25 @@ def losses(tmp_path_factory) -> dict[str, dict[str, list]]:
     return found
 
 
-@pytest.mark.parametrize("case", [*STEPS, *MODELS, *OPTIMISERS])
+@pytest.mark.parametrize("case", [*STEPS, *ALGORITHMS, *MODELS, *OPTIMISERS])
 def test_every_layout_trains_as_one_process_does(losses, case):
     one, *others = losses[case].items()
-    assert len(one[1]) == STEPS.get(case, 3) and others
+    steps = STEPS["rl"] if case in ALGORITHMS else STEPS.get(case, 3)
+    assert len(one[1]) == steps and others
     for layout, steps in others:
         for number, (here, there) in enumerate(zip(steps, one[1], strict=True)):
             assert here == pytest.approx(there, rel=1e-4), (layout, number)
+
+
+def test_processes_learn_from_the_same_responses_and_the_same_rewards():
+    one, *two = (found for n in (1, 2) for found in together(n, "parallel_cases:rolled"))
+    assert two[0] == two[1]
+    assert two[0]["tokens"] == one["tokens"]
+    for (here, scores), (there, others) in zip(
+        two[0]["iterations"], one["iterations"], strict=True
+    ):
+        assert here == pytest.approx(there, rel=1e-4) and scores == others
+        assert there["redrawn_groups"] > 0
 
 
 def test_a_checkpoint_of_each_layout_goes_on_in_each_other_one(tmp_path):

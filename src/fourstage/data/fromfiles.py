@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fourstage.data.documents import content_hash, place
@@ -64,6 +63,7 @@ def read_part(
     mapping: Mapping[str, str] | None = None,
     skip_bad: bool = False,
     judging: Judging | None = None,
+    columns: bool = False,
 ) -> Rows:
     """Rows of one part of the data, without duplicates, split by a hash of their prompts.
 
@@ -75,6 +75,7 @@ def read_part(
         mapping: our names of keys to those of the rows.
         skip_bad: leave rows out that cannot be used, instead of refusing the data.
         judging: what a reward model asks of them; rankings are then kept whole.
+        columns: keep each row as it was read.
 
     Raises:
         InputError: unreadable files, rows that cannot be used, none, or too few to split.
@@ -84,7 +85,7 @@ def read_part(
     seen: set[bytes] = set()
     kept: list[Row] = []
     for file in raw:
-        for row in _rows_of(file, kinds, name, mapping or {}, rows, judging):
+        for row in _rows_of(file, kinds, name, mapping or {}, rows, judging, columns):
             said: list[Any] = [row.messages, row.chosen, row.rejected, row.responses]
             if judging:
                 # What two people say of one answer is no repeat.
@@ -118,6 +119,7 @@ def _rows_of(
     mapping: Mapping[str, str],
     rows: Rows,
     judging: Judging | None,
+    columns: bool,
 ) -> Iterator[Row]:
     """Rows of a file that the part takes; what is wrong with others is noted in `rows.bad`."""
     if not inspect_file(file).holds_rows:
@@ -134,6 +136,8 @@ def _rows_of(
         try:
             row = recognise(raw.value, raw.where, mapping)
             row = judging.annotated(row, raw.value, mapping) if judging else row
+            if columns:
+                row = replace(row, columns=_columns(raw.value))
             known.append((raw.line, row))
         except Unteachable:
             rows.counts["unusable"] += 1
@@ -154,6 +158,11 @@ def _rows_of(
             yield from row.pairs()
         else:
             yield row
+
+
+def _columns(value: Any) -> dict[str, Any] | None:
+    """The columns of a row as JSON holds them: what it has no word for as text."""
+    return json.loads(json.dumps(value, default=str)) if isinstance(value, dict) else None
 
 
 def _lines_of(file: RawFile, kinds: tuple[str, ...], name: str) -> list[Row]:
@@ -212,7 +221,7 @@ def pair(row: Row) -> Pair:
 
 def counted_under(row: Row, task: Task) -> Task:
     """The task, of the kind that its row names."""
-    return dataclasses.replace(task, kind=row.category) if row.category else task
+    return replace(task, kind=row.category) if row.category else task
 
 
 def ranking(row: Row) -> Ranking:
@@ -253,14 +262,22 @@ def stepped(row: Row) -> Stepped:
 
 
 def task_maker(vocabulary: Vocabulary | None, limits: Limits) -> Callable[[Row], Task]:
-    """How a row of prompts becomes a task: with a reference where it has an answer."""
+    """How a row of prompts becomes a task: with a reference where it has an answer, and with its
+    columns where they were kept."""
 
     def make(row: Row) -> Task:
-        if row.kind == "dialogue":
-            return demonstration(row).task
-        prompt = _prompt(row.messages or [])
-        if row.answer is not None:
-            return reference_task(prompt, row.answer)
-        return free_task(prompt, vocabulary, limits)
+        task = _task(row, vocabulary, limits)
+        if row.columns is None:
+            return task
+        return replace(task, facts=task.facts | {"columns": row.columns})
 
     return make
+
+
+def _task(row: Row, vocabulary: Vocabulary | None, limits: Limits) -> Task:
+    if row.kind == "dialogue":
+        return demonstration(row).task
+    prompt = _prompt(row.messages or [])
+    if row.answer is not None:
+        return reference_task(prompt, row.answer)
+    return free_task(prompt, vocabulary, limits)

@@ -92,6 +92,8 @@ class Materials:
         }
         if stage == "reward":
             told |= judged_inputs(self.recipe)
+        if stage == "rl" and data.origin(part) == "files" and self.recipe.rl.rewards:
+            told["columns"] = True
         if data.origin(part) == "made":
             told["text"] = self.text_inputs()
             told["sampled_by"] = self._sampled_by() if stage == "reward" else None
@@ -149,7 +151,14 @@ class Materials:
         check_mapping(data.keys)
         skip = data.bad_rows == "skip"
         return fromfiles.read_part(
-            self.found(part), kinds, part, data.validation, data.keys, skip, judging
+            self.found(part),
+            kinds,
+            part,
+            data.validation,
+            data.keys,
+            skip_bad=skip,
+            judging=judging,
+            columns=part == "prompts" and bool(self.recipe.rl.rewards),
         )
 
     def counted_texts(self) -> Iterator[str]:

@@ -10,9 +10,10 @@ import torch
 
 from fourstage import tasks as checkers
 from fourstage.data.batch import Batch, Example
+from fourstage.evaluation.diversity import diversity
 from fourstage.evaluation.estimates import Numbers
 from fourstage.evaluation.responses import Response
-from fourstage.evaluation.scoring import Scorer, scores, trained_logprobs
+from fourstage.evaluation.scoring import trained_logprobs
 from fourstage.evaluation.success import checkable
 from fourstage.model.transformer import Transformer
 from fourstage.tasks import Task
@@ -49,13 +50,6 @@ def reward_rows(tokenizer: Tokenizer, responses: Sequence[Response]) -> list[lis
     return rows
 
 
-def proxy_rewards(
-    name: str, reward_model: Scorer, tokenizer: Tokenizer, responses: Sequence[Response]
-) -> Numbers:
-    """Mean normalised score of the reward model."""
-    return Numbers().add_means(name, scores(reward_model, reward_rows(tokenizer, responses)))
-
-
 def kl_per_response(
     policy: Transformer, reference: Transformer, responses: Sequence[Response]
 ) -> np.ndarray:
@@ -75,3 +69,9 @@ def kl_per_response(
     gap = trained_logprobs(policy, batch) - trained_logprobs(reference, batch)
     sums = torch.zeros(len(examples)).index_add(0, batch.document_ids, gap)
     return sums.numpy()
+
+
+def spreads(responses: Sequence[Response], size: int, suffix: str) -> Numbers:
+    """The diversity of responses of which every `size` in a row are to one prompt."""
+    groups = [responses[i : i + size] for i in range(0, len(responses), size)]
+    return diversity([[each.tokens for each in group] for group in groups], suffix)

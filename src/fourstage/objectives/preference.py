@@ -8,7 +8,7 @@ from torch import Tensor
 from fourstage.data.batch import Batch
 from fourstage.model.actor_critic import ActorCritic
 from fourstage.model.transformer import Transformer
-from fourstage.objectives.bradley_terry import pair_rows
+from fourstage.objectives.comparing import pair_rows
 from fourstage.objectives.objective import Metrics, Sums, metric_sums
 from fourstage.objectives.preference_losses import LOSSES, Responses, rewards
 from fourstage.objectives.preferences import Preference

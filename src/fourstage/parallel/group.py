@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
@@ -165,6 +166,18 @@ class Group:
     def broadcast_number(self, number: float, source: int = 0) -> float:
         """The number that `source` holds."""
         return self.sum_numbers([number if self.rank == source else 0.0])[0]
+
+    def tell(self, value: Any) -> Any:
+        """The JSON value that the process which writes has, on every process."""
+        if self.world_size == 1:
+            return value
+        text = json.dumps(value).encode() if self.writes else b""
+        size = int(self.broadcast_number(len(text)))
+        sent = torch.zeros(size, dtype=torch.uint8, device=self.device)
+        if self.writes:
+            sent.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
+        self.broadcast([sent])
+        return json.loads(sent.cpu().numpy().tobytes())
 
     def agrees(self, tensors: Sequence[Tensor]) -> bool:
         """Whether the tensors are the same on every process, judged by their sums and norms."""

@@ -21,6 +21,7 @@ _WORDS = {
     "seed": "the seed changed",
     "tokenizer": "the tokenizer changed",
     "data": "its data changed",
+    "rewards": "a file of its rewards changed",
     "parents": "a model it is made from changed",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import sys
@@ -50,13 +51,15 @@ _LIBRARIES = ("torch", "tokenizers", "safetensors", "numpy")
 
 def parents_of(stage: str, recipe: Recipe) -> dict[str, str]:
     """role -> stage of the run whose model the stage reads; models from outside are not in it."""
-    inside = {
+    inside: dict[str, str] = {
         "pretrain": {},
         "sft": {"from": "pretrain"},
         "reward": {"from": "sft"},
         "rl": {"from": "sft", "reward_model": "reward"},
     }[stage]
     outside = outside_models(stage, recipe)
+    if stage == "rl" and not recipe.rl.needs_reward_model:
+        del inside["reward_model"]
     return {role: name for role, name in inside.items() if role not in outside}
 
 
@@ -79,6 +82,9 @@ def section_hash(recipe: Recipe, stage: str) -> str:
         told["model"] = {k: v for k, v in recipe.to_dict()["model"].items() if k != "params"}
     elif (source := recipe.stage(stage).source_model) is not None:
         told |= _moved(recipe, Path(source))
+    if stage == "rl":
+        # What the algorithm's name stands for.
+        told["row"] = dataclasses.asdict(recipe.rl.row())
     if stage == "reward":
         # The unit of the reward is that of responses drawn as reinforcement learning draws them.
         told["rl.temperature"] = recipe.rl.temperature

@@ -93,6 +93,8 @@ def data_key(recipe: Recipe, stage: str, hashes: Hashes) -> str:
     if origin == "files" and stage != "pretrain":
         told |= {"files": sorted(hashes.get(part, {}).values()), "keys": data.keys}
         told["bad_rows"] = data.bad_rows
+        if stage == "rl" and recipe.rl.rewards:
+            told["columns"] = True
     if stage == "reward":
         told |= judged_inputs(recipe)
     from_text = origin == "made" or (stage == "rl" and bool(data.paths("pretrain")))

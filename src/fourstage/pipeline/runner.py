@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from fourstage import kernels, precision
+from fourstage.data.prepared import PreparedData
 from fourstage.devices import memory_of
 from fourstage.errors import FourstageError, InputError, Interrupted
 from fourstage.files import explained, read_json, write_json, write_text
@@ -35,7 +36,9 @@ from fourstage.pipeline.planned import keep_plan
 from fourstage.planning import Derived, model_config
 from fourstage.planning.layouts import fits_one_device
 from fourstage.recipe import STAGES, Recipe, load
+from fourstage.rewards.building import own_files
 from fourstage.stages.context import StageContext
+from fourstage.stages.judging import check_rewards
 from fourstage.training.clock import StageClock
 from fourstage.training.fitting import Measured
 
@@ -82,6 +85,7 @@ class Runner:
         working = [stage for stage in stages if decisions[stage].action != "keep"]
         for stage in working:
             self._prepare_early(stage)
+        self._check_rewards(working)
         self._plan({stage: decisions[stage] for stage in working})
         self._prepare_for_others(working, chain)
         if working:
@@ -181,7 +185,7 @@ class Runner:
         for stage in STAGES:
             if stage not in stages:
                 if stage not in decisions and stages == self.recipe.needed():
-                    self.say(f"{stage}: left out, a model from outside takes its place")
+                    self.say(f"{stage}: left out, {self._instead_of(stage)}")
                 continue
             decision = decisions[stage]
             if decision.action == "keep":
@@ -190,6 +194,12 @@ class Runner:
                 self.say(f"{stage}: goes on")
             elif decision.reason:
                 self.say(f"{stage}: run again, since {decision.reason}")
+
+    def _instead_of(self, stage: str) -> str:
+        """Why a whole run does without a stage."""
+        if stage == "reward" and not self.recipe.rl.needs_reward_model:
+            return "rl.rewards ask no reward model"
+        return "a model from outside takes its place"
 
     def _make_room(self, decisions: dict[str, Decision]) -> None:
         """Sets old folders aside, the last stage first: cut off half-way, the rest is found out
@@ -218,13 +228,15 @@ class Runner:
         }
         outside = outside_models(stage, self.recipe)
         parents |= {role: model_hash(folder) for role, folder in outside.items()}
-        return {
+        found = {
             "section": section_hash(self.datasets.resolved()[0], stage),
             "seed": self.recipe.seed,
             "tokenizer": self.datasets.tokenizer_hash(),
             "data": self.datasets.key(stage),
             "parents": parents,
         }
+        functions = own_files(self.recipe.rl.rewards) if stage == "rl" else {}
+        return found | ({"rewards": functions} if functions else {})
 
     def _keep(self, stage: str) -> None:
         self.resolved(stage)
@@ -237,6 +249,17 @@ class Runner:
         if self.datasets.can_prepare(stage):
             with self._stage_clock(stage):
                 self._by_one(partial(self.datasets.prepare, stage))
+
+    def _check_rewards(self, working: list[str]) -> None:
+        """Tries the rewards of the last stage before hours are spent on those before it.
+
+        Raises:
+            InputError: one cannot work, or cannot judge some rows.
+        """
+        if self.group.writes and "rl" in working[1:] and self.recipe.rl.rewards:
+            tasks = PreparedData.open(self.folder).tasks("rl", "train")
+            check_rewards(self.datasets.resolved()[0].rl, tasks, self.say)
+        self.group.any(False)
 
     def _plan(self, working: dict[str, Decision]) -> None:
         """Writes down what is expected before it is spent; the others wait for the clock's sake."""

@@ -124,18 +124,22 @@ def rl_work(
     epochs: float,
     updates: float,
     has_critic: bool,
+    has_reference: bool = True,
+    has_reward_model: bool = True,
 ) -> Work:
     """Rollouts are drawn, scored by policy, reference and reward model (and valued), then trained.
 
     The critic is a model of the policy's size, so PPO trains two where GRPO trains one. A row of n
-    tokens is n - 1 cells: the last token is predicted and not read.
+    tokens is n - 1 cells: the last token is predicted and not read. What groups drawn again and
+    other rewards take is not known before.
     """
     cells = episodes * (prompt_tokens + response_tokens - 1)
-    scorers = 2 if has_critic else 1
+    readers = 2 if has_reference else 1
+    scorers = int(has_critic) + int(has_reward_model)
     return Work(
         trained=cells * epochs,
         trained_scalar=cells * epochs if has_critic else 0.0,
-        scored=cells * 2 + episodes * prompt_tokens,
+        scored=cells * readers + episodes * prompt_tokens,
         scored_scalar=cells * scorers,
         generated=episodes * response_tokens,
         document_tokens=prompt_tokens + response_tokens - 1,
@@ -170,7 +174,16 @@ def _passes(recipe: Recipe, stage: str, rows: RowTokens) -> Work:
     iterations = steps / (rl.epochs * (rl.minibatches or 1))
     episodes = math.ceil(iterations) * (rl.rollout_batch or 0)
     epochs = rl.epochs * iterations / math.ceil(iterations or 1)
-    return rl_work(episodes, rows.prompt, rows.response, epochs, steps, rl.algorithm == "ppo")
+    return rl_work(
+        episodes,
+        rows.prompt,
+        rows.response,
+        epochs,
+        steps,
+        has_critic=rl.needs_critic,
+        has_reference=rl.needs_reference,
+        has_reward_model=rl.needs_reward_model,
+    )
 
 
 def measuring_work(recipe: Recipe, stage: str, rows: RowTokens) -> Work:
@@ -238,7 +251,7 @@ def _of_rl(recipe: Recipe, rows: RowTokens) -> Work:
     diverse = min(_DIVERSITY, 4 * prompts)
     return Work(
         scored=2 * prompts * whole,
-        scored_scalar=2 * prompts * whole,
+        scored_scalar=2 * prompts * whole if recipe.rl.needs_reward_model else 0.0,
         generated=(2 * prompts + checked + 2 * diverse) * rows.response
         + diverse * _longest(recipe, rows),
         waited=(_times(recipe.rl, "sample") + 1) * _longest(recipe, rows),

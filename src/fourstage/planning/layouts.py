@@ -29,13 +29,13 @@ def fits_one_device(
 
 
 def _needs(recipe: Recipe, config: ModelConfig, stage: str, device: str) -> float:
-    section, ppo = recipe.stage(stage), stage == "rl" and recipe.rl.algorithm == "ppo"
+    section, has_critic = recipe.stage(stage), stage == "rl" and recipe.rl.needs_critic
     step = Step(
         device=device,
         kernels=device == "cpu" and recipe.compute.kernels == "auto",
         recompute="off" if recipe.compute.recompute == "off" else "block",
         optimiser=section.optimiser or "adamw",
-        models=2 if ppo else 1,
+        models=2 if has_critic else 1,
         frozen_models=frozen_models(recipe, stage),
         average=section.ema > 0,
     )

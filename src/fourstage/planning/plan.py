@@ -314,7 +314,7 @@ class _Planner:
         """Seconds of writing checkpoints of what is trained: every so many steps, by the clock, and
         the best."""
         section, rl = self.recipe.stage(stage), self.recipe.rl
-        models = 2 if stage == "rl" and rl.algorithm == "ppo" else 1
+        models = 2 if stage == "rl" and rl.needs_critic else 1
         trained = models * work.trained_share * self.config.parameters()
         one = _CHECKPOINT_BYTES * trained / _DISK_BYTES
         steps = section.steps or 0

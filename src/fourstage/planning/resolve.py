@@ -39,8 +39,9 @@ def resolve(recipe: Recipe, facts: DataFacts | None = None) -> tuple[Recipe, lis
     """The recipe with its open fields filled, and each filled value with its rule.
 
     A field stays open where None is a meaning of its own: `from`, `tokenizer.path`, `data.*` paths
-    (made from the text), `rl.kl_target` (fixed coefficient), `epochs` where tokens or steps are
-    given, and `tokens` and `batch_tokens` of the stages that count pairs or episodes.
+    (made from the text), `rl.kl_target` (fixed coefficient), what the row of `rl.algorithm` or its
+    correction says, `epochs` where tokens or steps are given, and `tokens` and `batch_tokens` of
+    the stages that count pairs or episodes.
 
     Raises:
         InputError: the sizes given do not fit one another.
@@ -320,8 +321,8 @@ class _Filling:
 
     def rl(self) -> None:
         stage, rows = self.recipe.rl, self.rows
-        group = self.fill("rl.group", 8 if stage.algorithm == "grpo" else 1, "8 answers a prompt "
-                          "to compare in GRPO, one in PPO")  # fmt: skip
+        row = stage.row()
+        group = self.by_rule("rl.group", rules.group(row))
         batch = stage.rollout_batch
         if batch is None:
             wanted = rules.rollout_batch(self.params)
@@ -341,8 +342,13 @@ class _Filling:
         steps = max(1, math.ceil(episodes / batch)) * an_iteration
         self._set_steps("rl", steps, "episodes / rollout_batch x epochs x minibatches")
         self.fill("rl.max_new_tokens", self.config.context // 4, "a quarter of the context")
+        self.fill("rl.kl_coefficient", row.kl_coefficient, f"{row.name}'s: {row.source}")
+        if stage.overlong == "penalty":
+            longest = self.values["rl"]["max_new_tokens"]
+            self.by_rule("rl.overlong_buffer", rules.overlong_buffer(longest))
         rate = self.rate("rl", rules.rl_rate)
-        self.fill("rl.critic_learning_rate", rate, "the policy's")
+        if row.needs_critic:
+            self.fill("rl.critic_learning_rate", rate, "the policy's")
 
     def course(self, stage: str) -> None:
         """What every stage has: schedule, decay, micro-batch, and how often to write."""

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from fourstage.objectives.algorithms import Algorithm
 from fourstage.planning import published
 from fourstage.planning.published import through
 from fourstage.recipe.adapter import Adapter
@@ -230,6 +231,16 @@ def pairs_per_step(params: float) -> Ruled:
     points = ((1e6, 16), (6e9, 64))
     pairs = 2 ** round(math.log2(max(8.0, through(points, params, beyond=False))))
     return Ruled(pairs, "16 pairs at 1M parameters to InstructGPT's 64 at 6B")
+
+
+def group(row: Algorithm) -> Ruled:
+    if row.needs_groups:
+        return Ruled(8, f"{row.name} compares answers to one prompt: 8, as in Dr. GRPO")
+    return Ruled(1, f"{row.name} compares no answers to one prompt")
+
+
+def overlong_buffer(max_new_tokens: int) -> Ruled:
+    return Ruled(max(1, max_new_tokens // 5), "a fifth of max_new_tokens: 4,096 of 20,480 in DAPO")
 
 
 def rollout_batch(params: float) -> Ruled:

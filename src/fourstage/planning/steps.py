@@ -22,7 +22,7 @@ _MOST_TOKENS = 2**17
 def stage_step(config: ModelConfig, recipe: Recipe, stage: str, facts: DataFacts) -> Step:
     """The step of a stage, with blocks computed again only where the recipe says so."""
     section, asked, compute = recipe.stage(stage), recipe.parallel, recipe.compute
-    ppo = stage == "rl" and recipe.rl.algorithm == "ppo"
+    has_critic = stage == "rl" and recipe.rl.needs_critic
     device = facts.device if recipe.device == "auto" else recipe.device
     step = Step(
         device=device,
@@ -34,7 +34,7 @@ def stage_step(config: ModelConfig, recipe: Recipe, stage: str, facts: DataFacts
         sequence=asked.sequence,
         optimiser=section.optimiser or "adamw",
         recompute="block" if compute.recompute == "block" else "off",
-        models=2 if ppo else 1,
+        models=2 if has_critic else 1,
         frozen_models=frozen_models(recipe, stage),
         scores=stage == "reward",
         average=section.ema > 0,
@@ -46,7 +46,8 @@ def frozen_models(recipe: Recipe, stage: str) -> int:
     """Models that a stage only reads: reward model and reference, which an adapter's policy is."""
     if stage != "rl":
         return 0
-    return 2 if recipe.rl.adapter is None else 1
+    rl = recipe.rl
+    return int(rl.needs_reward_model) + int(rl.needs_reference and rl.adapter is None)
 
 
 def _workers(recipe: Recipe, device: str) -> int:

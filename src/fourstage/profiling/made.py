@@ -24,13 +24,18 @@ from fourstage.model.transformer import Transformer
 from fourstage.objectives.bradley_terry import BradleyTerry
 from fourstage.objectives.next_token import NextToken
 from fourstage.objectives.objective import Objective
+from fourstage.parallel.group import Group
 from fourstage.planning.facts import row_tokens
 from fourstage.profiling.stopwatch import Stopwatch
 from fourstage.randomness import numpy_generator
 from fourstage.recipe import RL, Recipe
+from fourstage.rewards.total import Judged
+from fourstage.stages.drawing import Drawer
+from fourstage.stages.episodes import Players
+from fourstage.stages.judging import Judge
 from fourstage.stages.models import frozen
-from fourstage.stages.rl import objective_of
-from fourstage.stages.rollouts import Players, RolloutSource
+from fourstage.stages.policy import objective_of
+from fourstage.stages.rollouts import RolloutSource
 from fourstage.tasks import Task
 from fourstage.training.contracts import Source
 
@@ -133,24 +138,27 @@ def _length(random: np.random.Generator, mean: float, most: int) -> int:
 
 def _rl(recipe: Recipe, policy: Transformer, watch: Stopwatch) -> Made:
     section = recipe.rl
-    critic = policy.with_scalar_head(recipe.seed) if section.algorithm == "ppo" else None
-    judge = frozen(policy.with_scalar_head(recipe.seed))
+    critic = policy.with_scalar_head(recipe.seed) if section.needs_critic else None
+    scorer = frozen(policy.with_scalar_head(recipe.seed)) if section.needs_reward_model else None
     narrow([policy, *([critic] if critic else [])], section, recipe.seed)
     is_shared = section.adapter is not None
-    if is_shared:
-        reference = base_of(policy)
-    else:
-        reference = Transformer(policy.config).initialise(recipe.seed).to(policy.cos.device)
-    players = Players(ActorCritic(policy, critic), frozen(reference), judge)
+    reference = None
+    if section.needs_reference and is_shared:
+        reference = frozen(base_of(policy))
+    elif section.needs_reference:
+        fresh = Transformer(policy.config).initialise(recipe.seed)
+        reference = frozen(fresh.to(policy.cos.device))
+    players = Players(ActorCritic(policy, critic), reference, scorer)
     source = MadeRollouts(players, recipe, watch)
     factor = (section.critic_learning_rate or 1.0) / (section.learning_rate or 1.0)
+    read_only = [scorer, None if is_shared else reference]
     return Made(
         players.trained,
         objective_of(section),
         source,
-        (judge,) if is_shared else (reference, judge),
+        tuple(model for model in read_only if model is not None),
         source.updates,
-        {"rate_multipliers": {"critic.": factor}},
+        {"rate_multipliers": {"critic.": factor} if critic else {}},
     )
 
 
@@ -171,42 +179,61 @@ class _NoWords:
 
 
 class MadeRollouts(RolloutSource):
-    """Rollouts as they are, but for prompts and lengths of responses, which are made up.
-
-    Lengths of responses are spread as a policy's are: most are short, and the longest keep the
-    batch waiting.
-    """
+    """Rollouts as they are, but for prompts, lengths and rewards, which are made up."""
 
     def __init__(self, players: Players, recipe: Recipe, watch: Stopwatch):
         section: RL = recipe.rl
         prompts = max(1, (section.rollout_batch or 1) // (section.group or 1))
         tokenizer: Any = _NoWords()
         tasks = [Task("", "made up")] * prompts
-        super().__init__(players, tokenizer, tasks, section, recipe.seed)
-        rows, config = row_tokens(recipe), players.reference.config
+        judge = _MadeJudge(section, tokenizer, players.reward_model)
+        super().__init__(players, tokenizer, tasks, section, recipe.seed, judge=judge)
+        self.drawer = _MadeDrawer(players.trained.policy, recipe, prompts, watch)
+        self.watch = watch
+
+    def roll(self, iteration: int) -> Batch:
+        with self.watch.section("scoring"):
+            return super().roll(iteration)
+
+
+class _MadeJudge(Judge):
+    """A reward model's score, where one is asked; other rewards are not what is measured."""
+
+    def __call__(self, tasks: Sequence[Task], responses: Sequence[Response]) -> Judged:
+        if self.reward_model is None:
+            return Judged([float(index % 2) for index in range(len(responses))], {})
+        return Judged(self._learned(responses).tolist(), {})
+
+    def ended(self, response: Response) -> bool:
+        return True
+
+
+class _MadeDrawer(Drawer):
+    """Lengths of responses are spread as a policy's are: most are short, and the longest keep the
+    batch waiting."""
+
+    def __init__(self, policy: Transformer, recipe: Recipe, prompts: int, watch: Stopwatch):
+        tokenizer: Any = _NoWords()
+        tasks = [Task("", "made up")] * prompts
+        section: RL = recipe.rl.model_copy(update={"dynamic_sampling": False})
+        super().__init__(policy, tokenizer, tasks, section, recipe.seed, Group(), print)
+        rows, config = row_tokens(recipe), policy.config
         random = numpy_generator(0, "bench", "prompts")
         room = config.context - 2 - (section.max_new_tokens or 1)
         size = max(1, min(round(rows.prompt), room))
         self.prompts = random.integers(config.vocab_size, size=(prompts, size)).tolist()
         self.response_tokens, self.watch = rows.response, watch
 
-    def roll(self, iteration: int) -> Batch:
-        with self.watch.section("scoring"):
-            return super().roll(iteration)
-
-    def _respond(self, chosen: Sequence[int], iteration: int) -> list[Response]:
+    def respond(self, chosen: Sequence[int], iteration: int, first: int = 0) -> list[Response]:
         random = numpy_generator(self.seed, "bench", "lengths", iteration)
         most = self.section.max_new_tokens
         lengths = random.geometric(min(1.0, 1 / self.response_tokens), len(chosen)).clip(1, most)
         asked = [Sampling(max_new_tokens=int(length)) for length in lengths]
         prompts = [self.prompts[i] for i in chosen]
-        engine = Engine(self.players.trained.policy, max_batch=self.section.rollout_batch)
+        engine = Engine(self.policy, max_batch=self.section.rollout_batch)
         with self.watch.section("rollout"):
             done = engine.generate(prompts, asked, list(range(len(chosen))))
         return [
             Response(tuple(prompt), tuple(each.tokens), "", True, each.logprobs)
             for prompt, each in zip(prompts, done, strict=True)
         ]
-
-    def _ended(self, response: Response) -> bool:
-        return True

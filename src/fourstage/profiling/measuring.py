@@ -222,7 +222,7 @@ class Measuring:
             device=self.device.type,
             kernels=self.device.type == "cpu" and kernels.usable(),
             optimiser=section.optimiser or "adamw",
-            models=2 if in_rl and self.recipe.rl.algorithm == "ppo" else 1,
+            models=2 if in_rl and self.recipe.rl.needs_critic else 1,
             frozen_models=len(self.made.frozen),
             scores=in_reward,
             average=section.ema > 0,

@@ -9,25 +9,20 @@ import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from fourstage.errors import InputError
-from fourstage.recipe.adapter import Adapter, Names
 from fourstage.recipe.architecture import Architecture
 from fourstage.recipe.data import (
     Count,
     Data,
-    Fraction,
     NonNegative,
-    Positive,
     PositiveInt,
     Section,
 )
-from fourstage.recipe.numbers import Real, Seconds, Whole
+from fourstage.recipe.numbers import Real, Whole
 from fourstage.recipe.ramp import BatchRamp, StepCells
 from fourstage.recipe.rewarding import RewardKind
+from fourstage.recipe.rl import RL
+from fourstage.recipe.stage import Stage
 
-OpenFraction = Annotated[Real, Field(ge=0, lt=1)]
-Schedule = Literal["cosine", "linear", "wsd", "constant"]
-OptimiserName = Literal["adamw", "muon", "adamw8bit"]
-OnSpike = Literal["warn", "skip", "rollback", "lower_rate"]
 STAGES = ("pretrain", "sft", "reward", "rl")
 # stage -> the part of `data` that it is made from.
 PARTS = {"pretrain": "pretrain", "sft": "sft", "reward": "preferences", "rl": "prompts"}
@@ -104,55 +99,6 @@ class Model(Architecture):
         return (self.width or 1) / self.base_width if self.base_width else 1.0
 
 
-class Stage(Section):
-    """What every stage shares.
-
-    `tokens`, `epochs` and `steps` say how long it trains: one is enough, and where several are
-    given the first to be reached ends the stage. Counts named `..._every` are in steps; 0 is
-    never, as it is for `clip`, `ema` and `checkpoint_seconds`.
-
-    With `adapter` low-rank updates are trained beside a frozen model; `freeze` names parameters
-    that are not trained, such as `model.embed_tokens.*`.
-
-    `on_spike` is what is done when the loss or the gradient norm is more than `spike_deviations`
-    robust deviations above the median of the last `spike_window` steps.
-    """
-
-    source_model: str | None = Field(default=None, alias="from")
-    adapter: Adapter | None = None
-    freeze: Names | None = None
-    tokens: PositiveInt | None = None
-    epochs: Positive | None = None
-    steps: PositiveInt | None = None
-    batch_tokens: PositiveInt | None = None
-    micro_batch_tokens: PositiveInt | None = None
-    optimiser: OptimiserName | None = None
-    learning_rate: Annotated[Real, Field(gt=0, le=1)] | None = None
-    schedule: Schedule | None = None
-    warmup_steps: Count | None = None
-    final_fraction: Fraction | None = None
-    decay_fraction: Fraction = 0.2
-    weight_decay: NonNegative | None = None
-    beta1: OpenFraction = 0.9
-    beta2: OpenFraction = 0.95
-    eps: Positive = 1e-8
-    clip: NonNegative = 1.0
-    ema: OpenFraction = 0.0
-    validate_every: Count | None = None
-    sample_every: Count | None = None
-    checkpoint_every: Count | None = None
-    checkpoint_seconds: Annotated[Seconds, Field(ge=0)] = 60.0
-    keep_checkpoints: PositiveInt = 2
-    log_every: PositiveInt | None = None
-    watch_every: Count | None = None
-    on_spike: OnSpike = "warn"
-    spike_deviations: Positive = 6.0
-    spike_window: Annotated[Whole, Field(ge=8)] = 128
-    rollback_steps: PositiveInt = 100
-    most_rollbacks: PositiveInt = 3
-    lowered_rate: Annotated[Real, Field(gt=0, lt=1)] = 0.5
-
-
 class Pretrain(Stage):
     """Next-token prediction on raw text.
 
@@ -201,65 +147,6 @@ class Reward(Stage, RewardKind):
     """
 
     pairs_per_step: PositiveInt | None = None
-
-
-class RL(Stage):
-    """PPO or GRPO against the reward model.
-
-    An iteration samples `rollout_batch` episodes and passes over them `epochs` times in
-    `minibatches` updates each; `steps` counts the updates of the whole stage.
-    """
-
-    algorithm: Literal["ppo", "grpo"] = "ppo"
-    reward_model: str | None = None
-    episodes: PositiveInt | None = None
-    rollout_batch: PositiveInt | None = None
-    group: PositiveInt | None = None
-    epochs: PositiveInt = 1
-    minibatches: PositiveInt | None = None
-    max_new_tokens: PositiveInt | None = None
-    temperature: Positive = 1.0
-    kl_coefficient: NonNegative = 0.05
-    kl_target: Positive | None = None
-    kl_horizon: Positive = 10000.0
-    gamma: Annotated[Real, Field(gt=0, le=1)] = 1.0
-    lam: Fraction = 0.95
-    clip_range: Annotated[Real, Field(gt=0, lt=1)] = 0.2
-    value_clip: Positive = 0.2
-    value_coefficient: NonNegative = 0.1
-    critic_learning_rate: Annotated[Real, Field(gt=0, le=1)] | None = None
-    missing_end_penalty: Real = -1.0
-    pretraining_mix: NonNegative = 0.0
-    eps: Positive = 1e-5
-
-    @model_validator(mode="after")
-    def _rolls_out_what_it_trains(self) -> RL:
-        if self.adapter is not None and self.adapter.dropout:
-            raise ValueError(
-                f"adapter.dropout={self.adapter.dropout:g} would train another policy than the one "
-                "that responses are drawn from: write 0"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _groups_divide_the_batch(self) -> RL:
-        if self.rollout_batch and self.group and self.rollout_batch % self.group:
-            raise ValueError(
-                f"rollout_batch={self.rollout_batch} is not a multiple of group={self.group}"
-            )
-        if self.algorithm == "grpo" and self.group == 1:
-            raise ValueError("group=1 leaves GRPO nothing to compare with: write group=8")
-        if self.algorithm == "grpo" and self.kl_target is not None:
-            raise ValueError(
-                f"kl_target={self.kl_target:g} moves the coefficient of a KL in the reward, and "
-                "GRPO has its KL in the loss: leave kl_target out, or write algorithm=ppo"
-            )
-        if self.algorithm == "grpo" and self.pretraining_mix:
-            raise ValueError(
-                f"pretraining_mix={self.pretraining_mix:g} is PPO's (PPO-ptx): leave it out, or "
-                "write algorithm=ppo"
-            )
-        return self
 
 
 class Evaluation(Section):
@@ -341,7 +228,7 @@ class Recipe(Section):
         `sft.from` is given.
         """
         wanted = {"rl"}
-        if self.rl.reward_model is None:
+        if self.rl.needs_reward_model and self.rl.reward_model is None:
             wanted.add("reward")
         if any(self.stage(stage).source_model is None for stage in wanted):
             wanted.add("sft")

@@ -39,7 +39,7 @@ PRODUCTS = {
         "`(score - reward_mean) / reward_std`, both in config.json, is what reinforcement learning "
         "uses.",
     ),
-    "rl": ("chat model", "The fine-tuned model after reinforcement learning on a reward model."),
+    "rl": ("chat model", "The fine-tuned model after reinforcement learning."),
 }
 _SHOWN = (
     "validation_bits_per_byte",

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from fourstage import tasks as checkers
-from fourstage.evaluation.alignment import reward_rows
 from fourstage.evaluation.responses import last_turn
-from fourstage.evaluation.scoring import scores
 from fourstage.model.transformer import Transformer
 from fourstage.stages.context import StageContext
+from fourstage.stages.judging import Judge
 from fourstage.tasks import Task
 
 _OPENINGS = 2
@@ -39,9 +38,13 @@ def answers(
     context: StageContext,
     model: Transformer,
     tasks: Sequence[Task],
-    reward_model: Transformer | None = None,
+    judge: Judge | None = None,
 ) -> list[dict[str, Any]]:
-    """Responses at temperature 1, with their gold and the reward model's score where there are."""
+    """Responses at temperature 1, with their gold and their rewards where there are any.
+
+    `reward` is what training would get; of several parts `rewards` has each one's number, or why
+    it has none.
+    """
     done = context.chat(model).respond([task.prompt for task in tasks], 1.0, "samples")
     rows: list[dict[str, Any]] = [
         {"prompt": last_turn(task.prompt), "response": each.text}
@@ -50,8 +53,13 @@ def answers(
     for row, task, each in zip(rows, tasks, done, strict=True):
         if task.facts.get("checker"):
             row["gold"] = checkers.gold(task, each.text)
-    if reward_model is not None and rows:
-        found = scores(reward_model, reward_rows(context.tokenizer, done))
-        for row, score in zip(rows, found, strict=True):
-            row["reward"] = float(score)
+    if judge is not None and rows:
+        judged = judge(tasks, done)
+        for index, row in enumerate(rows):
+            row["reward"] = judged.scores[index]
+            if judge.section.rewards:
+                row["rewards"] = {
+                    name: found[index].fault or found[index].score
+                    for name, found in judged.outcomes.items()
+                }
     return rows

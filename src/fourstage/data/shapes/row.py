@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import Any
 
 from fourstage.tasks import Messages
 
@@ -45,6 +46,7 @@ class Row:
         label: whether the answer of an unpaired row is a good one.
         answer: the ground truth that an answer can be checked by, of several the first; for code
             the program of tests.
+        columns: the row as it was read, for rewards that look at more of it; None where none does.
     """
 
     kind: str
@@ -64,6 +66,7 @@ class Row:
     head: str = ""
     attributes: Mapping[str, float] = field(default_factory=dict)
     category: str = ""
+    columns: dict[str, Any] | None = None
 
     def as_text(self) -> str:
         """The row as plain text, for pretraining: of several answers the best."""

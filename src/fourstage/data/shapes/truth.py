@@ -81,14 +81,15 @@ def final_answer(text: str) -> str | None:
     """
     if "####" in text:
         return text.rpartition("####")[2].strip() or None
-    if boxed := _last_boxed(text):
+    if boxed := last_boxed(text):
         return boxed
     if tagged := _TAGGED.findall(text):
         return tagged[-1].strip() or None
     return text.strip() if _BARE.fullmatch(text.strip()) else None
 
 
-def _last_boxed(text: str) -> str | None:
+def last_boxed(text: str) -> str | None:
+    """What stands in the last `\\boxed{...}`; None where none is closed, or it is empty."""
     begins = [match.end() for match in _BOXED.finditer(text)]
     if not begins:
         return None

@@ -1,0 +1,252 @@
+"""The section `rl`: an algorithm, what is changed of it, and what gives it numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from fourstage.errors import InputError, nearest
+from fourstage.objectives.algorithms import ALGORITHMS, Algorithm, algorithm_of
+from fourstage.recipe.data import Count, Fraction, NonNegative, Positive, PositiveInt
+from fourstage.recipe.numbers import Real
+from fourstage.recipe.rewards import RewardParts
+from fourstage.recipe.stage import Stage
+
+# What a recipe may change of an algorithm's row, by the row's own names.
+_OF_THE_ROW = {
+    "advantage": "advantage",
+    "advantage_scale": "scale",
+    "ratio": "ratio",
+    "surrogate": "surrogate",
+    "clip_low": "clip_low",
+    "clip_high": "clip_high",
+    "dual_clip": "dual_clip",
+    "aggregation": "aggregation",
+    "kl": "kl",
+    "kl_estimator": "kl_estimator",
+    "kl_summed": "kl_summed",
+    "kl_weighted": "kl_weighted",
+    "kl_coefficient": "kl_coefficient",
+}
+_CLIPS = ("clip_range", "clip_low", "clip_high")
+_OF_A_CORRECTION = ("correction_level", "correction_low", "correction_high")
+# Score of a response without an end, in place of the reward model's.
+_MISSING_END = -1.0
+
+
+def _known(algorithm: str) -> str:
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"must be one of {', '.join(ALGORITHMS)}{nearest(algorithm, ALGORITHMS)}")
+    return algorithm
+
+
+class RL(Stage):
+    """Policy optimisation against a reward model, other rewards, or both.
+
+    An iteration samples `rollout_batch` episodes and passes over them `epochs` times in
+    `minibatches` updates each; `steps` counts the updates of the whole stage.
+
+    What is left out of `advantage` to `kl_weighted` is as the algorithm has it (`row`).
+
+    Attributes:
+        clip_range: both `clip_low` and `clip_high`.
+        entropy_coefficient: of the mean entropy of a token, which is rewarded in the loss.
+        value_warmup: iterations that train the critic alone.
+        reference_reset: iterations after which the reference becomes the policy of that moment.
+        correction: weights for a sampler that rounds otherwise than the trainer; bounds that are
+            left out are the published ones.
+        overlong: of responses that reach `max_new_tokens`: `penalty`, a reward that falls to -1
+            over the last `overlong_buffer` tokens; `leave_out`, no part in the loss.
+        dynamic_sampling: whether groups of equal rewards are drawn again from further prompts, up
+            to `dynamic_rounds` times an iteration.
+        missing_end_penalty: what counts in place of the reward model's score without an end.
+    """
+
+    algorithm: Annotated[str, AfterValidator(_known)] = "ppo"
+    reward_model: str | None = None
+    rewards: RewardParts = Field(default_factory=list)
+    episodes: PositiveInt | None = None
+    rollout_batch: PositiveInt | None = None
+    group: PositiveInt | None = None
+    epochs: PositiveInt = 1
+    minibatches: PositiveInt | None = None
+    max_new_tokens: PositiveInt | None = None
+    temperature: Positive = 1.0
+    advantage: (
+        Literal["critic", "rewards_to_go", "group_rewards_to_go", "group", "others"] | None
+    ) = None
+    advantage_scale: Literal["none", "group", "batch"] | None = None
+    ratio: Literal["token", "sequence_mean", "sequence_sum"] | None = None
+    surrogate: Literal["clipped", "cispo", "plain"] | None = None
+    clip_range: Annotated[Real, Field(gt=0, lt=1)] | None = None
+    clip_low: Fraction | None = None
+    clip_high: NonNegative | None = None
+    dual_clip: Annotated[Real, Field(gt=1)] | None = None
+    aggregation: Literal["token_mean", "sequence_mean", "sequence_sum", "constant"] | None = None
+    kl: Literal["reward", "loss"] | None = None
+    kl_estimator: Literal["k1", "k2", "k3"] | None = None
+    kl_summed: bool | None = None
+    kl_weighted: bool | None = None
+    kl_coefficient: NonNegative | None = None
+    kl_target: Positive | None = None
+    kl_horizon: Positive = 10000.0
+    entropy_coefficient: NonNegative = 0.0
+    gamma: Annotated[Real, Field(gt=0, le=1)] = 1.0
+    lam: Fraction = 0.95
+    value_clip: Positive = 0.2
+    value_coefficient: NonNegative = 0.1
+    value_warmup: Count = 0
+    critic_learning_rate: Annotated[Real, Field(gt=0, le=1)] | None = None
+    reference_reset: Count = 0
+    correction: Literal["tis", "icepop"] | None = None
+    correction_level: Literal["token", "sequence"] | None = None
+    correction_low: Fraction | None = None
+    correction_high: Annotated[Real, Field(gt=1)] | None = None
+    overlong: Literal["penalty", "leave_out"] | None = None
+    overlong_buffer: PositiveInt | None = None
+    missing_end_penalty: Real = _MISSING_END
+    dynamic_sampling: bool = False
+    dynamic_rounds: PositiveInt = 10
+    pretraining_mix: NonNegative = 0.0
+    eps: Positive = 1e-5
+
+    def row(self) -> Algorithm:
+        """The algorithm with what the section changes of it.
+
+        Raises:
+            InputError: changes that do not go together.
+        """
+        changes = {
+            name: value
+            for key, name in _OF_THE_ROW.items()
+            if (value := getattr(self, key)) is not None
+        }
+        if self.clip_range is not None:
+            changes |= {"clip_low": self.clip_range, "clip_high": self.clip_range}
+        row = ALGORITHMS[self.algorithm]
+        if changes.get("aggregation", row.aggregation) == "constant":
+            changes["constant_length"] = self.max_new_tokens or 1
+        return algorithm_of(self.algorithm, **changes)
+
+    @property
+    def needs_critic(self) -> bool:
+        return self.row().needs_critic
+
+    @property
+    def needs_groups(self) -> bool:
+        """Whether several responses to a prompt are compared."""
+        return self.row().needs_groups
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether training asks how likely a response was before."""
+        return self.row().needs_reference
+
+    @property
+    def needs_reward_model(self) -> bool:
+        return not self.rewards or any(part.kind == "model" for part in self.rewards)
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> RL:
+        faults = [*self._of_the_row(), *self._of_rollouts(), *self._of_rewards()]
+        faults += [*self._of_a_correction()]
+        if not faults:
+            faults = [*self._of_models()]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def _of_the_row(self) -> Iterator[str]:
+        given = [key for key in _CLIPS if getattr(self, key) is not None]
+        if "clip_range" in given and len(given) > 1:
+            yield f"{' and '.join(given)} say the same twice: write clip_range, or the other two"
+            return
+        try:
+            row = self.row()
+        except InputError as error:
+            # The row's own name of the key.
+            yield from (fault.replace("scale=", "advantage_scale=") for fault in error.faults)
+            return
+        if row.surrogate == "plain" and given:
+            yield f"{given[0]} clips nothing with surrogate=plain: leave it out"
+        if self.kl_target is not None and (row.kl == "loss" or not row.needs_reference):
+            where = "in the loss" if row.needs_reference else "at 0"
+            yield (
+                f"kl_target={self.kl_target:g} moves the coefficient of a KL in the reward, and "
+                f"{self.algorithm} has its KL {where}: leave kl_target out, or write kl=reward and "
+                "kl_coefficient=0.05"
+            )
+
+    def _of_rollouts(self) -> Iterator[str]:
+        if self.adapter is not None and self.adapter.dropout:
+            yield (
+                f"adapter.dropout={self.adapter.dropout:g} would train another policy than the one "
+                "that responses are drawn from: write 0"
+            )
+        if self.rollout_batch and self.group and self.rollout_batch % self.group:
+            yield f"rollout_batch={self.rollout_batch} is not a multiple of group={self.group}"
+        if self.overlong_buffer is not None:
+            if self.overlong != "penalty":
+                yield (
+                    f"overlong_buffer={self.overlong_buffer} is of overlong=penalty: write that, "
+                    "or leave it out"
+                )
+            elif self.max_new_tokens and self.overlong_buffer > self.max_new_tokens:
+                yield (
+                    f"overlong_buffer={self.overlong_buffer} is more than "
+                    f"max_new_tokens={self.max_new_tokens}: write at most that"
+                )
+
+    def _of_rewards(self) -> Iterator[str]:
+        if self.rewards and not any(part.weight for part in self.rewards):
+            yield "rewards have no part with a weight above 0: nothing would be learned"
+        if self.needs_reward_model:
+            return
+        told = {"reward_model": self.reward_model} if self.reward_model is not None else {}
+        if self.missing_end_penalty != _MISSING_END:
+            told["missing_end_penalty"] = f"{self.missing_end_penalty:g}"
+        for key, value in told.items():
+            yield (
+                f"{key}={value} is of a reward model, and rewards have no part of kind model: add "
+                "one, or leave it out"
+            )
+
+    def _of_a_correction(self) -> Iterator[str]:
+        given = [key for key in _OF_A_CORRECTION if getattr(self, key) is not None]
+        if self.correction is None and given:
+            yield f"{given[0]} is of a correction: write correction=tis, or leave it out"
+        if self.correction_low == 1:
+            yield "correction_low=1 shuts out a weight of 1: write less"
+
+    def _of_models(self) -> Iterator[str]:
+        """What an algorithm without a critic, groups or a reference has no use for."""
+        row = self.row()
+        if row.needs_groups and self.group == 1:
+            yield f"group=1 leaves {self.algorithm} nothing to compare with: write group=8"
+        if self.dynamic_sampling and not row.needs_groups:
+            yield (
+                f"dynamic_sampling draws groups of equal rewards again, and {self.algorithm} "
+                "compares none: leave it out, or write algorithm=dapo"
+            )
+        if self.value_warmup and not row.needs_critic:
+            yield (
+                f"value_warmup={self.value_warmup} trains a critic, and {self.algorithm} has none: "
+                "leave it out, or write algorithm=ppo"
+            )
+        if self.value_warmup and self.weight_decay:
+            yield (
+                f"weight_decay={self.weight_decay:g} would change the policy while value_warmup "
+                "trains the critic alone: write weight_decay=0"
+            )
+        if self.reference_reset and not row.needs_reference:
+            yield (
+                f"reference_reset={self.reference_reset} is of a reference, which "
+                "kl_coefficient=0 does without: leave one of the two out"
+            )
+        if self.reference_reset and self.adapter is not None:
+            yield (
+                f"reference_reset={self.reference_reset} changes the reference, which with an "
+                "adapter is the frozen model beneath it: leave one of the two out"
+            )

@@ -1,0 +1,174 @@
+"""A person's own function as a reward, called as TRL calls them, in a process of its own."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fourstage import files
+from fourstage.errors import InputError, nearest
+from fourstage.rewards.contracts import Item, Outcome, Reward, outcome
+from fourstage.rewards.workers import Workers
+
+_PROMPTS, _COMPLETIONS = "prompts", "completions"
+
+
+class Own(Reward):
+    """`function(prompts=[...], completions=[...], COLUMN=[...])` -> a number for each, or None.
+
+    A row's columns come under their own names, what a response is by itself as `ended` and
+    `tokens`, and the truth as `ground_truth` unless the rows have such a column. What the function
+    does not name is left out, unless it takes `**kwargs`. The name of the function stands in the
+    recipe, never in data.
+
+    Args:
+        function: `module:function`, or `file.py:function`.
+        messages: whether prompts and completions are lists of messages, and not text.
+        seconds: that a batch may take.
+    """
+
+    def __init__(self, function: str, messages: bool = False, seconds: float = 60.0):
+        self.function, self.messages = function, messages
+        self._workers: Workers[dict[str, list[Any]]] = Workers(
+            functools.partial(_made, function), 1, seconds
+        )
+
+    def start(self, say: Callable[[str], None]) -> None:
+        where, name = split_name(self.function)
+        path = Path(where)
+        if path.suffix == ".py":
+            if not path.is_file():
+                near = nearest(path.name, (each.name for each in path.parent.glob("*.py")))
+                raise InputError(f"function={self.function}: there is no file {path}{near}")
+            what = f"{path} (sha256 {files.sha256_file(path)[:12]})"
+        else:
+            what = f"the module {where}"
+        say(f"rl.rewards calls {name}() of {what}, as the recipe says")
+        self._workers.start()
+
+    def score(self, items: Sequence[Item]) -> list[Outcome]:
+        (answer,) = self._workers.answers([self._arguments(items)])
+        if answer.fault:
+            return [Outcome(fault=answer.fault)] * len(items)
+        return [
+            Outcome(fault=each) if isinstance(each, str) else Outcome(each) for each in answer.value
+        ]
+
+    def close(self) -> None:
+        self._workers.close()
+
+    def _arguments(self, items: Sequence[Item]) -> dict[str, list[Any]]:
+        columns = dict.fromkeys(name for item in items for name in item.columns)
+        given = {name: [item.columns.get(name) for item in items] for name in columns}
+        given.setdefault("ground_truth", [item.truth for item in items])
+        given |= {"ended": [i.ended for i in items], "tokens": [i.tokens for i in items]}
+        if self.messages:
+            # It comes with torch, which the function's process does without.
+            from fourstage.evaluation.responses import turns
+
+            given[_PROMPTS] = [turns(item.prompt) for item in items]
+            given[_COMPLETIONS] = [
+                [{"role": "assistant", "content": item.response}] for item in items
+            ]
+        else:
+            given[_PROMPTS] = [item.asked for item in items]
+            given[_COMPLETIONS] = [item.response for item in items]
+        return given
+
+
+def split_name(function: str) -> tuple[str, str]:
+    """Module or file, and the function.
+
+    Raises:
+        InputError: it is not of that form.
+    """
+    where, colon, name = function.rpartition(":")
+    if not colon or not where or not name.isidentifier():
+        raise InputError(
+            f"function={function}: write module:function or file.py:function, such as "
+            "rewards.py:score"
+        )
+    return where, name
+
+
+def _made(function: str) -> Callable[[dict[str, list[Any]]], list[Any]]:
+    """Imports the function, in its process.
+
+    Raises:
+        InputError: it cannot be imported, or is none.
+    """
+    where, name = split_name(function)
+    try:
+        module = _from_file(where) if where.endswith(".py") else _from_path(where)
+    except BaseException as error:
+        raise InputError(
+            f"function={function} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        names = [key for key, value in vars(module).items() if callable(value)]
+        raise InputError(
+            f"function={function}: {where} has no function {name}{nearest(name, names)}"
+        )
+    return functools.partial(_called, found)
+
+
+def _from_file(where: str) -> Any:
+    path = Path(where).resolve()
+    # Its neighbours can be imported, as where it is run by itself.
+    sys.path.insert(0, str(path.parent))
+    name = f"reward_function_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None, "its name ends in .py"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _from_path(where: str) -> Any:
+    sys.path.insert(0, os.getcwd())
+    return importlib.import_module(where)
+
+
+def _called(function: Callable[..., Any], given: dict[str, list[Any]]) -> list[Any]:
+    """The numbers of a batch as plain ones, so that only such travel.
+
+    Raises:
+        ValueError: it gave something else than a number for each.
+    """
+    count = len(given[_PROMPTS])
+    parameters = inspect.signature(function).parameters.values()
+    if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters):
+        named = {each.name for each in parameters}
+        given = {name: values for name, values in given.items() if name in named}
+    lacking = [
+        each.name
+        for each in parameters
+        if each.default is each.empty
+        and each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
+        and each.name not in given
+    ]
+    if lacking:
+        raise ValueError(f"the rows have no {', '.join(lacking)}, which the function asks for")
+    found = function(**given)
+    try:
+        numbers = list(found)
+    except TypeError:
+        raise ValueError(f"it returned {type(found).__name__}, and no list of numbers") from None
+    if len(numbers) != count:
+        raise ValueError(f"it returned {len(numbers)} numbers for {count} responses")
+    return [_plain(each) for each in numbers]
+
+
+def _plain(value: Any) -> float | str | None:
+    """A number, nothing, or the words of a fault."""
+    said = outcome(value)
+    return said.fault or said.score

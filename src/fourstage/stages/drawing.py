@@ -1,0 +1,153 @@
+"""Episodes as they are drawn: which prompts come next, the policy's responses, what they are worth.
+
+With dynamic sampling, groups whose responses are all worth the same are drawn again from further
+prompts (Yu et al., DAPO, 2025, section 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fourstage.evaluation.responses import Response
+from fourstage.generation.engine import Engine
+from fourstage.generation.sampling import Sampling
+from fourstage.model.transformer import Transformer
+from fourstage.objectives.advantages import dead_groups, overlong_penalties
+from fourstage.parallel.group import Group
+from fourstage.randomness import permutation, seed_for
+from fourstage.recipe import RL
+from fourstage.stages.episodes import Episodes
+from fourstage.stages.judging import Judge, told_of_faults
+from fourstage.tasks import Task
+
+if TYPE_CHECKING:
+    from fourstage.tokenizer import Tokenizer
+
+
+class Drawer:
+    """Draws the episodes of an iteration.
+
+    Args:
+        tasks: the prompts to respond to, walked through in a fresh permutation each epoch.
+        section: `rl` of a resolved recipe.
+        group: processes that deal out prompts among them; each then has all responses.
+        say: prints a line.
+
+    Attributes:
+        rows: responses that are drawn at a time; falls where they do not fit the memory.
+        place: prompts that were taken so far; part of the checkpoint, as `rows` is.
+    """
+
+    def __init__(
+        self,
+        policy: Transformer,
+        tokenizer: Tokenizer,
+        tasks: Sequence[Task],
+        section: RL,
+        seed: int,
+        group: Group,
+        say: Callable[[str], None],
+    ):
+        self.policy, self.tokenizer, self.tasks = policy, tokenizer, list(tasks)
+        self.prompts = [tokenizer.chat_prompt(task.prompt) for task in self.tasks]
+        # Resolved: none of its numbers is open.
+        self.section: Any = section
+        self.seed, self.group, self.say = seed, group, say
+        self.rows: int = self.section.rollout_batch
+        self.place = 0
+        self._known_faults: set[str] = set()
+
+    def draw(self, iteration: int, judge: Judge) -> Episodes:
+        """The episodes of an iteration: a full batch that is trained on, and what was left.
+
+        Groups that are dead after the last round fill the batch, in which they teach nothing.
+        """
+        section, drawn = self.section, Episodes()
+        wanted = section.rollout_batch // section.group
+        # A rollback may have left iterations out: their prompts do not come again.
+        self.place = max(self.place, iteration * wanted)
+        rounds = section.dynamic_rounds if section.dynamic_sampling else 1
+        for _ in range(rounds):
+            lacking = wanted - len(drawn.kept) // section.group
+            chosen = self.chosen(self.place, lacking)
+            self.place += lacking
+            first = len(drawn.responses)
+            self._add(drawn, chosen, self.respond(chosen, iteration, first), judge)
+            new = range(first, len(drawn.responses))
+            drawn.kept += [i for i in new if not (section.dynamic_sampling and drawn.dead[i])]
+            if len(drawn.kept) == section.rollout_batch:
+                break
+        lacking = section.rollout_batch - len(drawn.kept)
+        dead = [i for i in range(len(drawn.responses)) if drawn.dead[i]]
+        drawn.kept += dead[len(dead) - lacking :] if lacking else []
+        return drawn
+
+    def chosen(self, place: int, count: int) -> list[int]:
+        """Indices of the `count` tasks from `place` on, each `group` times in a row."""
+        found = []
+        for here in range(place, place + count):
+            epoch, index = divmod(here, len(self.tasks))
+            order = permutation(len(self.tasks), self.seed, "prompts", epoch)
+            found += [int(order[index])] * self.section.group
+        return found
+
+    def respond(self, chosen: Sequence[int], iteration: int, first: int = 0) -> list[Response]:
+        """One response to each chosen prompt, at the temperature and from the whole distribution:
+        a truncated one would bias the probability ratio.
+
+        Args:
+            first: how many were drawn in the iteration before.
+        """
+        section = self.section
+        sampling = Sampling(
+            temperature=section.temperature,
+            max_new_tokens=section.max_new_tokens,
+            stop_ids=self.tokenizer.stop_ids,
+        )
+        seeds = [seed_for(self.seed, "rollout", iteration, first + i) for i in range(len(chosen))]
+        prompts = [self.prompts[i] for i in chosen]
+        engine, share = Engine(self.policy, max_batch=self.rows), self.group.share
+        done = engine.generate(share(prompts), sampling, share(seeds))
+        self._keep_rows(engine.max_batch)
+        tokens = [torch.tensor(each.tokens, dtype=torch.long) for each in done]
+        logprobs = [torch.from_numpy(each.logprobs) for each in done]
+        tokens = self.group.collect(tokens, len(chosen), torch.long)
+        logprobs = self.group.collect(logprobs, len(chosen))
+        return [
+            self._response(prompt, drawn.tolist(), each.numpy())
+            for prompt, drawn, each in zip(prompts, tokens, logprobs, strict=True)
+        ]
+
+    def _keep_rows(self, fitted: int) -> None:
+        """Goes on with what fitted the memory of every process; a run that is resumed does too."""
+        fewest = int(self.group.lowest(fitted))
+        if fewest < self.rows:
+            self.say(f"rl: out of memory in the rollouts; from here on {fewest} at a time")
+            self.rows = fewest
+
+    def _response(self, prompt: Sequence[int], drawn: list[int], logprobs: np.ndarray) -> Response:
+        stopped = bool(drawn) and drawn[-1] in self.tokenizer.stop_ids
+        text = self.tokenizer.decode(drawn)
+        return Response(tuple(prompt), tuple(drawn), text, stopped, logprobs)
+
+    def _add(
+        self, drawn: Episodes, chosen: list[int], responses: list[Response], judge: Judge
+    ) -> None:
+        judged = judge([self.tasks[index] for index in chosen], responses)
+        for line in told_of_faults(judged.faults(), len(responses), self._known_faults):
+            self.say(line)
+        scores = torch.tensor(judged.scores, dtype=torch.double).float()
+        if self.section.overlong == "penalty":
+            scores = scores + self._overlong(responses)
+        groups = torch.arange(len(scores)) // self.section.group
+        drawn.add(chosen, responses, scores, judged, dead_groups(scores, groups))
+
+    def _overlong(self, responses: Sequence[Response]) -> Tensor:
+        tokens = torch.tensor([float(len(each.tokens)) for each in responses])
+        section = self.section
+        return overlong_penalties(tokens, section.max_new_tokens, section.overlong_buffer)

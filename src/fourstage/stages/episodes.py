@@ -1,0 +1,111 @@
+"""Episodes: who plays, what was drawn, and the batch that it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fourstage.data.batch import Batch, Example
+from fourstage.evaluation.responses import Response
+from fourstage.model.actor_critic import ActorCritic
+from fourstage.model.transformer import Transformer
+from fourstage.rewards.total import Judged
+
+
+@dataclass(frozen=True)
+class Players:
+    """The models of reinforcement learning; only `trained` changes.
+
+    Attributes:
+        trained: the policy, and the critic where the algorithm has one.
+        reference: the policy as it was before the first update, or at the last reset; None where
+            nothing is compared with it.
+        reward_model: scores a response; its mean and deviation are applied here. None where other
+            rewards take its place.
+    """
+
+    trained: ActorCritic
+    reference: Transformer | None = None
+    reward_model: Transformer | None = None
+
+
+@dataclass
+class Episodes:
+    """All that an iteration drew; of it `kept` is trained on.
+
+    Attributes:
+        tasks: [drawn] index of each one's prompt; responses to one prompt stand together.
+        scores: [drawn] what training gets, float32.
+        outcomes: what each part of the rewards said.
+        dead: [drawn] whether all responses to its prompt have the same score.
+        kept: indices of those that are trained on.
+    """
+
+    tasks: list[int] = field(default_factory=list)
+    responses: list[Response] = field(default_factory=list)
+    scores: Tensor = field(default_factory=lambda: torch.zeros(0))
+    judged: Judged = field(default_factory=lambda: Judged([], {}))
+    dead: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+    kept: list[int] = field(default_factory=list)
+
+    def add(
+        self,
+        tasks: Sequence[int],
+        responses: Sequence[Response],
+        scores: Tensor,
+        judged: Judged,
+        dead: Tensor,
+    ) -> None:
+        """Adds a round of drawing; none of it is kept yet."""
+        self.tasks += tasks
+        self.responses += responses
+        self.scores = torch.cat([self.scores, scores])
+        self.dead = torch.cat([self.dead, dead])
+        before = self.judged.outcomes or {name: [] for name in judged.outcomes}
+        outcomes = {name: [*before[name], *found] for name, found in judged.outcomes.items()}
+        self.judged = Judged([*self.judged.scores, *judged.scores], outcomes)
+
+    def batch(self) -> Batch:
+        """What is kept, each with its score."""
+        batch = as_batch([self.responses[index] for index in self.kept])
+        batch.documents["scores"] = self.scores[self.kept]
+        return batch
+
+
+def as_batch(responses: Sequence[Response]) -> Batch:
+    """Prompt and response as one document each; the response's tokens alone are trained."""
+    examples = []
+    for each in responses:
+        tokens = np.array([*each.prompt, *each.tokens], np.int64)
+        examples.append(Example(tokens, np.arange(len(tokens)) >= len(each.prompt)))
+    batch = Batch.language(examples)
+    batch.documents["prompt_tokens"] = torch.tensor([len(each.prompt) for each in responses])
+    return batch
+
+
+def with_text(minibatch: Batch, text: Batch) -> Batch:
+    """The minibatch with documents of pretraining text behind it, which `mix_weights` mark.
+
+    Every other stream, and the numbers a document has, are zero on them.
+    """
+    cells, documents = text.cells, len(text.lengths)
+    streams = {
+        name: torch.cat([stream, stream.new_zeros(cells)])
+        for name, stream in minibatch.streams.items()
+    }
+    own = torch.zeros(minibatch.cells)
+    streams["mix_weights"] = torch.cat([own, text.streams["loss_weights"]])
+    return Batch(
+        torch.cat([minibatch.tokens, text.tokens]),
+        (*minibatch.lengths, *text.lengths),
+        torch.cat([minibatch.targets, text.targets]),
+        streams,
+        {
+            name: torch.cat([values, values.new_zeros(documents)])
+            for name, values in minibatch.documents.items()
+        },
+    )

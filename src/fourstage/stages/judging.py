@@ -1,0 +1,173 @@
+"""What responses are worth: the reward model's score, the other parts of `rl.rewards`, their sum.
+
+The reward model is asked by all processes, each for its share of the responses. All else is asked
+once, by the process that writes, and told to the others: a function of one's own sees the whole
+batch, a service gets each response once, and every process learns from the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from fourstage.evaluation.alignment import reward_rows
+from fourstage.evaluation.estimates import Numbers
+from fourstage.evaluation.responses import Response
+from fourstage.evaluation.scoring import scores
+from fourstage.model.transformer import Transformer
+from fourstage.parallel.group import Group
+from fourstage.recipe.rl import RL
+from fourstage.rewards.building import build
+from fourstage.rewards.contracts import Item, Outcome, item_of
+from fourstage.rewards.total import Judged, Rewards
+from fourstage.tasks import Task
+
+if TYPE_CHECKING:
+    from fourstage.tokenizer import Tokenizer
+
+_MODEL = "model"
+
+
+@dataclass
+class Judge:
+    """Gives a number to each response, as `rl.rewards` says.
+
+    Attributes:
+        section: `rl` of a resolved recipe.
+        reward_model: None where nothing asks it.
+        missing_end: what counts in place of its score for a response without an end; None leaves
+            the score.
+    """
+
+    section: RL
+    tokenizer: Tokenizer
+    reward_model: Transformer | None
+    group: Group = field(default_factory=Group)
+    missing_end: float | None = None
+    rewards: Rewards = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rewards = build(self.section.rewards, self.section.max_new_tokens or 1)
+
+    def __enter__(self) -> Judge:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.rewards.close()
+
+    def start(self, tasks: Sequence[Task], say: Callable[[str], None] = print) -> None:
+        """Gets the parts ready, on the process that asks them, and has them look at the rows.
+
+        Raises:
+            InputError: a line for each part that cannot work, or cannot judge some rows.
+        """
+        if self.group.writes and self.section.rewards:
+            self.rewards.start(say)
+            self.rewards.check(item_of(task, "", True, 0) for task in tasks)
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether anything but a reward model is asked."""
+        return any(part.kind != _MODEL for part in self.section.rewards)
+
+    def alone(self) -> Judge:
+        """The same parts for the process that writes, without the others and the penalty."""
+        found = replace(self, group=Group(), missing_end=None)
+        found.rewards = self.rewards
+        return found
+
+    def __call__(self, tasks: Sequence[Task], responses: Sequence[Response]) -> Judged:
+        """The sums and the parts of responses to these tasks; all processes call it."""
+        items = self._items(tasks, responses)
+        if not self.has_parts:
+            return self.rewards.score(items)
+        judged = self.rewards.score(items) if self.group.writes else None
+        return _judged(self.group.tell(_plain(judged) if judged else None))
+
+    def _items(self, tasks: Sequence[Task], responses: Sequence[Response]) -> list[Item]:
+        learned: Sequence[float | None] = [None] * len(responses)
+        if self.reward_model is not None:
+            learned = self._learned(responses).tolist()
+        return [
+            item_of(task, each.text, self.ended(each), len(each.tokens), score)
+            for task, each, score in zip(tasks, responses, learned, strict=True)
+        ]
+
+    def _learned(self, responses: Sequence[Response]) -> np.ndarray:
+        """[responses] `(score - reward_mean) / reward_std`; without an end, the penalty instead."""
+        assert self.reward_model is not None
+        rows = self.group.share(reward_rows(self.tokenizer, responses))
+        own = torch.from_numpy(scores(self.reward_model, rows))[:, None].unbind()
+        found = torch.cat(self.group.collect(own, len(responses), torch.double)).numpy()
+        if self.missing_end is None:
+            return found
+        return np.where([self.ended(each) for each in responses], found, self.missing_end)
+
+    def ended(self, response: Response) -> bool:
+        """Whether the response ended its turn; the end of a document is no end of a turn."""
+        return bool(response.tokens) and response.tokens[-1] == self.tokenizer.end_of_turn
+
+    def numbers(self, judged: Judged) -> dict[str, float]:
+        """`reward/NAME` and `reward_faults/NAME` of each part; of a reward model alone its faults,
+        if any."""
+        found = judged.metrics()
+        if self.section.rewards:
+            return found
+        return {name: value for name, value in found.items() if "faults" in name and value}
+
+    def measured(self, suffix: str, judged: Judged) -> Numbers:
+        """Means over held-out responses, with intervals: `proxy_reward` and each part's."""
+        found = Numbers().add_means(f"proxy_reward{suffix}", np.array(judged.scores))
+        for name, outcomes in judged.outcomes.items() if self.section.rewards else ():
+            told = [each.score for each in outcomes if each.score is not None]
+            if told:
+                found.add_means(f"reward_part{suffix}/{name}", told)
+        return found
+
+
+def check_rewards(section: RL, tasks: Sequence[Task], say: Callable[[str], None]) -> None:
+    """Starts the parts, has them look at the rows, and ends them.
+
+    Raises:
+        InputError: a line for each part that cannot work, or cannot judge some rows.
+    """
+    with build(section.rewards, section.max_new_tokens or 1) as rewards:
+        rewards.start(say)
+        rewards.check(item_of(task, "", True, 0) for task in tasks)
+
+
+def told_of_faults(faults: Counter[str], responses: int, known: set[str]) -> list[str]:
+    """A line for each fault that was not known before; adds it to them."""
+    lines = []
+    for fault, count in faults.items():
+        if fault not in known:
+            known.add(fault)
+            lines.append(f"rl: {count} of {responses} responses have no number: {fault}")
+    return lines
+
+
+def _plain(judged: Judged) -> dict[str, Any]:
+    """As JSON, in which a number stays the same to the last digit."""
+    outcomes = {
+        name: [[each.score, each.fault, each.note] for each in found]
+        for name, found in judged.outcomes.items()
+    }
+    return {"scores": judged.scores, "outcomes": outcomes}
+
+
+def _judged(told: dict[str, Any]) -> Judged:
+    outcomes = {
+        name: [Outcome(*each) for each in found] for name, found in told["outcomes"].items()
+    }
+    return Judged(told["scores"], outcomes)

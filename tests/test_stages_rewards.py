@@ -1,0 +1,146 @@
+"""The RL stage with rewards of one's own: beside a reward model, instead of it, and broken ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fourstage.errors import InputError
+from fourstage.files import read_json
+from pipeline_support import folders, go, results, rows, tiny, weights, whole_run
+
+FUNCTION = """
+def score(prompts, completions, weight, ended, **kwargs):
+    return [w * c.count(" ") - (not e) for w, c, e in zip(weight, completions, ended)]
+"""
+BROKEN = """
+import time
+
+def score(completions, **kwargs):
+    score.calls = getattr(score, "calls", 0) + 1
+    if score.calls == 1:
+        return [float("nan")] * len(completions)
+    if score.calls == 2:
+        return [float("inf")] * len(completions)
+    if score.calls == 3:
+        raise RuntimeError("out of tea")
+    if score.calls == 4:
+        time.sleep(60)
+    return [0.5] * len(completions)
+"""
+GROUPS = ("rl.algorithm=dapo", "rl.group=4")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    return whole_run(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    """A copy of the whole run, whose last stage is to be run again."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def prompts(folder: Path) -> Path:
+    """Prompts with a ground truth and a column of their own."""
+    file = folder / "prompts.jsonl"
+    lines = [{"prompt": f"What is {n} and 1?", "answer": str(n + 1), "weight": n % 3}
+             for n in range(40)]  # fmt: skip
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+def own(folder: Path, text: str = FUNCTION) -> str:
+    file = folder / "mine.py"
+    file.write_text(text)
+    return f"rl.rewards=[{{kind: python, function: '{file}:score', seconds: 2}}]"
+
+
+def go_on(run: Path, *overrides: str) -> list[str]:
+    return go(tiny(*overrides), run)
+
+
+def test_rewards_alone_need_no_reward_model(finished, tmp_path):
+    run = tmp_path / "run"
+    said = go(tiny(*GROUPS, f"data.prompts={prompts(tmp_path)}", own(tmp_path)), run)
+    assert folders(run) == {"pretrain", "sft", "rl"}
+    assert "reward: left out, rl.rewards ask no reward model" in said
+    assert weights(run)["sft"] == weights(finished)["sft"]
+    row = rows(run, "rl")[-1]
+    assert {"reward", "reward/python", "reward_faults/python", "dead_groups"} <= row.keys()
+    assert "kl" not in row, "an algorithm without a KL holds no reference"
+    found = results(run, "rl")["metrics"]
+    assert {"proxy_reward_sft", "proxy_reward", "kl", "reward_part/python"} <= found.keys()
+    sample = rows(run, "rl", "samples.jsonl")[0]
+    assert sample["reward"] == sample["rewards"]["python"]
+    assert read_json(run / "run.json")["stages"]["rl"]["inputs"]["parents"].keys() == {"from"}
+
+
+def test_a_function_that_changes_repeats_reinforcement_learning_alone(run, tmp_path):
+    told = (*GROUPS, f"data.prompts={prompts(tmp_path)}", own(tmp_path))
+    go_on(run, *told)
+    assert "rl: finished and unchanged, kept" in go_on(run, *told)
+    own(tmp_path, FUNCTION + "\n# another\n")
+    said = go_on(run, *told)
+    assert "rl: run again, since a file of its rewards changed" in said
+    assert "sft: finished and unchanged, kept" in said
+
+
+def test_a_reward_model_is_one_part_of_a_sum(run):
+    parts = "rl.rewards=[{kind: model, weight: 0.5}, {kind: missing_end, weight: 2}]"
+    go_on(run, parts)
+    row = rows(run, "rl")[0]
+    expected = 0.5 * row["reward/model"] + 2 * row["reward/missing_end"]
+    assert row["reward"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_reward_model_as_the_only_part_gives_the_same_bytes(run, finished):
+    go_on(run, "rl.rewards=model")
+    assert weights(run)["rl"] == weights(finished)["rl"]
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "reinforce++"])
+def test_a_reward_that_is_broken_is_counted_told_and_survived(run, tmp_path, algorithm):
+    """NaN, infinity, an exception and a hang, one after the other: the stage goes on."""
+    broken = own(tmp_path, BROKEN)
+    few = ("rl.steps=8", "evaluation.prompts=2", "rl.sample_every=0")
+    said = go_on(run, f"rl.algorithm={algorithm}", broken, *few)
+    told = [row["reward_faults/python"] for row in rows(run, "rl") if "iteration" in row]
+    assert max(told) == 16
+    assert any("the number is inf" in line or "the number is nan" in line for line in said)
+    assert all(row["loss"] is not None for row in rows(run, "rl"))
+
+
+def test_a_constant_reward_moves_nothing(run):
+    same = 'rl.rewards=[{kind: constraints, constraints: {forbidden: ["qqq"]}}]'
+    go_on(run, *GROUPS, same)
+    assert weights(run)["rl"] == weights(run)["sft"]
+    assert all(row["dead_groups"] == 1 for row in rows(run, "rl"))
+
+
+def test_answers_that_never_end_can_be_left_out_of_the_loss(run):
+    overlong = ("rl.overlong=leave_out", "rl.max_new_tokens=2")
+    go_on(run, *GROUPS, "rl.rewards=missing_end", *overlong)
+    assert rows(run, "rl")[0]["left_out"] > 0.5
+
+
+def test_what_cannot_work_is_told_before_anything_is_trained(tmp_path):
+    run = tmp_path / "run"
+    lost = "rl.rewards=[{kind: python, function: 'nowhere.py:score'}]"
+    with pytest.raises(InputError, match="there is no file nowhere"):
+        go(tiny(lost), run)
+    with pytest.raises(InputError, match=r"rl.rewards, math: .*ground truth"):
+        go(tiny("rl.rewards=math"), run)
+    assert not (run / "pretrain" / "model").exists()
+
+
+def test_a_prompt_longer_than_the_context_is_left_out_and_counted(run, tmp_path):
+    file = prompts(tmp_path)
+    long = {"prompt": "word " * 400, "answer": "1", "weight": 1}
+    file.write_text(file.read_text() + json.dumps(long) + "\n")
+    go_on(run, *GROUPS, f"data.prompts={file}", "rl.rewards=math")
+    assert read_json(run / "data" / "report.json")["rl"]["too_long"] == 1
