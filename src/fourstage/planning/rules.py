@@ -130,8 +130,8 @@ def learning_rate(params: float, optimiser: str = "adamw") -> Ruled:
     Muon, whose updates have one size in all directions, takes 2 to 9 times as much.
     """
     if optimiser == "muon":
-        rate = through(published.MUON_RATE, params)
-        return Ruled(two_digits(rate), "of Muon: 1.5e-2 up to 0.8M parameters, nanochat's at 124M")
+        rate = min(3e-2, through(published.MUON_RATE, params))
+        return Ruled(two_digits(rate), "of Muon: 1.5e-2 at 0.8M parameters, nanochat's at 124M")
     rate = min(8e-3, through(published.LEARNING_RATE, params))
     return Ruled(
         two_digits(rate), "falls with size: 3e-3 at 1M parameters, through GPT-3's table 2.1 above"
