@@ -35,8 +35,7 @@ VOCABULARY = ((1e6, 860), (125e6, 32000), (175e9, 50257))
 _FEWEST_TOKENS = 320
 # Parameters below which a model is small: its runs are short, and by sweeps made here.
 _SMALL = 100e6
-# What Muon may add to a step, of which it needed 0.56 of AdamW's at 1M parameters
-# (docs/experiments.md).
+# What Muon may add to a step, of which it needs about 0.6 of AdamW's (docs/experiments.md).
 _MOST_OWN_WORK = 0.6
 # Below it a step on a CPU is overhead, of Muon above all.
 _LEAST_BATCH = 1024.0
