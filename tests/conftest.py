@@ -6,6 +6,11 @@ import os
 
 from hypothesis import settings
 
+# Tests run side by side, one process a core: with threads beside each other all would wait. torch
+# reads this when it is first imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A landing must not depend on the draw of examples; HYPOTHESIS_PROFILE=search draws new ones.
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile("search", deadline=None, max_examples=1000)

@@ -68,7 +68,7 @@ def test_flops_of_muon_are_those_it_computes(options):
 
 
 def test_an_update_by_muon_is_planned_as_other_work():
-    muon, adamw = plan_of("quickstart"), plan_of("quickstart", "pretrain.optimiser=adamw")
+    muon, adamw = (plan_of("quickstart", f"pretrain.optimiser={o}") for o in ("muon", "adamw"))
     stage, without = muon.stages["pretrain"], adamw.stages["pretrain"]
     assert stage.flops == without.flops
     assert stage.other_flops - without.other_flops == pytest.approx(
