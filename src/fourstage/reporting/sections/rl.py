@@ -246,6 +246,8 @@ HEALTH = (
     ("approx_kl_k3", "KL of an update (nats per token)"),
     ("value_loss", "value loss"),
     ("explained_variance", "variance explained by the critic"),
+    ("dead_groups", "share of groups that teach nothing"),
+    ("distinct_2", "different pairs of tokens"),
     ("kl_coefficient", "KL coefficient"),
     ("finished", "share of responses that end"),
     ("learning_rate", "learning rate"),
