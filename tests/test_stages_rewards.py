@@ -83,6 +83,8 @@ def test_rewards_alone_need_no_reward_model(finished, tmp_path):
     assert weights(run)["sft"] == weights(finished)["sft"]
     row = rows(run, "rl")[-1]
     assert {"reward", "reward/python", "reward_faults/python", "dead_groups"} <= row.keys()
+    page = (run / "report.html").read_text("utf-8")
+    assert "scored by python" in page and "This run is not finished" not in page
     assert "kl" not in row, "an algorithm without a KL holds no reference"
     found = results(run, "rl")["metrics"]
     assert {"proxy_reward_sft", "proxy_reward", "kl", "reward_part/python"} <= found.keys()

@@ -15,7 +15,7 @@ from fourstage.reporting.numbers import figures, is_number
 
 # Iterations that a mean is taken over, and how far back growth is measured.
 _FEW, _BEFORE = 3, 10
-_RUNAWAY, _LEAST_KL = 3.0, 5.0
+_RUNAWAY, _LEAST_KL = 3.0, 10.0
 _ENTROPY_LEFT, _VARIETY_LEFT = 0.2, 0.5
 _LENGTH_GROWTH = 2.0
 _CLIPPED, _MOVED = 0.3, 0.1
