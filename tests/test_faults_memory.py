@@ -103,7 +103,7 @@ def test_rollouts_go_on_with_what_fitted_say_so_and_train_on_the_same(room):
     said: list[str] = []
     whole, cramped = source(), source()
     expected = whole.batch(0)
-    cramped.say = said.append
+    cramped.drawer.say = said.append
     asked = room(6)
     found = cramped.batch(0)
     assert torch.equal(found.tokens, expected.tokens) and found.lengths == expected.lengths
@@ -116,7 +116,7 @@ def test_rollouts_go_on_with_what_fitted_say_so_and_train_on_the_same(room):
     assert max(asked) == 4 and len(said) == 1
     again = source()
     again.restore(cramped.state())
-    assert again.rows == 4
+    assert again.drawer.rows == 4
     older = cramped.state()
     del older["rows"]
     source().restore(older)
@@ -125,7 +125,7 @@ def test_rollouts_go_on_with_what_fitted_say_so_and_train_on_the_same(room):
 def test_a_killed_run_whose_rollouts_did_not_fit_goes_on_with_the_same_bits(tmp_path, room):
     def train(name: str, steps: int) -> dict:
         made = source()
-        made.say = lambda line: None
+        made.drawer.say = lambda line: None
         told = settings(steps=steps, learning_rate=1e-3, checkpoint_every=3, tune=False)
         Trainer(
             made.players.trained, PPO(), made, told, tmp_path / name, say=lambda line: None

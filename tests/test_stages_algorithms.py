@@ -227,3 +227,17 @@ def test_what_does_not_go_together_is_refused_in_one_line(rl, words):
         recipe_from({"rl": rl})
     (line,) = refused.value.faults
     assert words in line and line.startswith("rl")
+
+
+def test_a_reward_model_that_gives_no_number_costs_its_answers_and_is_counted():
+    made = source(missing_end_penalty=0.5, max_new_tokens=60)
+    said: list[str] = []
+    made.drawer.say = said.append
+    with torch.no_grad():
+        made.players.reward_model.score.weight.fill_(math.nan)
+    batch = made.batch(0)
+    ended = round(16 * made.numbers["finished"])
+    assert made.numbers["reward_faults/model"] == ended > 0
+    assert made.numbers["reward"] == pytest.approx((0.5 * (16 - ended) - ended) / 16)
+    assert said == [f"rl: {ended} of 16 responses have no number: model: the number is nan"]
+    assert all(stream.isfinite().all() for stream in batch.streams.values())

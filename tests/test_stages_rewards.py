@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
 from fourstage.errors import InputError
 from fourstage.files import read_json
-from pipeline_support import folders, go, results, rows, tiny, weights, whole_run
+from pipeline_support import (
+    folders,
+    go,
+    recipe_file,
+    results,
+    rows,
+    started,
+    tiny,
+    weights,
+    whole_run,
+)
 
 FUNCTION = """
 def score(prompts, completions, weight, ended, **kwargs):
@@ -72,6 +83,8 @@ def test_rewards_alone_need_no_reward_model(finished, tmp_path):
     assert weights(run)["sft"] == weights(finished)["sft"]
     row = rows(run, "rl")[-1]
     assert {"reward", "reward/python", "reward_faults/python", "dead_groups"} <= row.keys()
+    page = (run / "report.html").read_text("utf-8")
+    assert "scored by python" in page and "This run is not finished" not in page
     assert "kl" not in row, "an algorithm without a KL holds no reference"
     found = results(run, "rl")["metrics"]
     assert {"proxy_reward_sft", "proxy_reward", "kl", "reward_part/python"} <= found.keys()
@@ -113,6 +126,35 @@ def test_a_reward_that_is_broken_is_counted_told_and_survived(run, tmp_path, alg
     assert max(told) == 16
     assert any("the number is inf" in line or "the number is nan" in line for line in said)
     assert all(row["loss"] is not None for row in rows(run, "rl"))
+
+
+def test_killed_with_rewards_of_ones_own_a_stage_ends_with_the_same_bytes(run, tmp_path):
+    told = tiny(
+        "rl.algorithm=rloo", "rl.group=2", "rl.dynamic_sampling=true", "rl.reference_reset=2",
+        "rl.steps=10", f"data.prompts={prompts(tmp_path)}", own(tmp_path),
+    )  # fmt: skip
+    undisturbed = shutil.copytree(run, tmp_path / "undisturbed")
+    go(told, undisturbed)
+    process = started("run", recipe_file(tmp_path, told), "--out", run)
+    metrics = run / "rl" / "metrics.jsonl"
+    until = time.monotonic() + 60
+    # The old stage was set aside: these rows are of the process.
+    while (
+        not (run / "rl.1").exists() or not metrics.exists() or metrics.read_bytes().count(b"\n") < 6
+    ):
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    assert not (run / "rl" / "results.json").exists()
+    assert "rl: goes on" in go(told, run)
+    assert weights(run) == weights(undisturbed)
+    assert weights(run)["rl"] != weights(run)["sft"]
+    timeless = [
+        [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in rows(folder, "rl")]
+        for folder in (run, undisturbed)
+    ]
+    assert timeless[0] == timeless[1]
 
 
 def test_a_constant_reward_moves_nothing(run):

@@ -84,7 +84,8 @@ def section_hash(recipe: Recipe, stage: str) -> str:
         told |= _moved(recipe, Path(source))
     if stage == "rl":
         # What the algorithm's name stands for.
-        told["row"] = dataclasses.asdict(recipe.rl.row())
+        row = dataclasses.asdict(recipe.rl.row())
+        told["row"] = {name: value for name, value in row.items() if name != "source"}
     if stage == "reward":
         # The unit of the reward is that of responses drawn as reinforcement learning draws them.
         told["rl.temperature"] = recipe.rl.temperature

@@ -1,4 +1,4 @@
-"""What the trainer's guards did in a stage, in words: rows of `training.events`."""
+"""What happened in a stage, in words: the guards' rows (`training.events`), and alarms."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fourstage.reporting.alarms import alarms
 from fourstage.reporting.charts import LARGEST, Flag
 from fourstage.reporting.numbers import figures, is_number
 
@@ -20,7 +21,7 @@ class Event:
     Attributes:
         step, tokens: where it stands among the rows of metrics.jsonl; either may be unknown.
         seen: the number that was far from the usual, or the first tensor or layer not finite.
-        done: what was done about it.
+        done: what was done about it; of an alarm what to do.
         is_told: whether it was only told of, and the update applied.
     """
 
@@ -39,8 +40,8 @@ class Event:
 
 
 def events(rows: Sequence[dict[str, Any]]) -> list[Event]:
-    """The events among the rows of metrics.jsonl, in their order."""
-    return [
+    """The events among the rows of metrics.jsonl and the alarms that they raise, by step."""
+    guarded = [
         Event(
             row["step"] if is_number(row.get("step")) else None,
             row["tokens"] if is_number(row.get("tokens")) else None,
@@ -51,6 +52,10 @@ def events(rows: Sequence[dict[str, Any]]) -> list[Event]:
         for row in rows
         if isinstance(row.get("event"), str)
     ]
+    raised = [Event(a.step, a.tokens, a.what, a.remedy, is_told=True) for a in alarms(rows)]
+    if not raised:
+        return guarded
+    return sorted([*guarded, *raised], key=lambda event: event.step or 0.0)
 
 
 def flags(rows: Sequence[dict[str, Any]], against: str = "step") -> list[Flag]:

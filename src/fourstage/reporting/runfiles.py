@@ -140,13 +140,26 @@ class RunFiles:
         found = stages.get(stage) if isinstance(stages, dict) else None
         return found if isinstance(found, dict) else {}
 
+    def reward_parts(self) -> list[str]:
+        """The kinds of `rl.rewards`; none where a reward model alone counts."""
+        parts = self.setting("rl.rewards")
+        kinds = [part.get("kind") for part in parts or [] if isinstance(part, dict)]
+        return [kind for kind in kinds if isinstance(kind, str)]
+
+    def asks_a_reward_model(self) -> bool:
+        kinds = self.reward_parts()
+        return not kinds or "model" in kinds
+
     def status(self, stage: str) -> str:
-        """`finished`, `unfinished` or `not begun`, or what `run.json` says of an unfinished one."""
+        """`finished`, `unfinished`, `not needed` or `not begun`, or what `run.json` says of an
+        unfinished one."""
         if self[stage].finished:
             return "finished"
         said = self.record(stage).get("status")
         if isinstance(said, str) and said:
             return said
+        if stage == "reward" and not self.asks_a_reward_model() and not self[stage].begun:
+            return "not needed"
         return "unfinished" if self[stage].begun else "not begun"
 
 

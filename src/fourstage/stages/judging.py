@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from fourstage.tokenizer import Tokenizer
 
 _MODEL = "model"
+# Faults that are said in a run, and characters of each: one may tell of its response, and each then
+# is another.
+_MOST_FAULTS, _FAULT_LENGTH = 20, 200
 
 
 @dataclass
@@ -148,12 +151,13 @@ def check_rewards(section: RL, tasks: Sequence[Task], say: Callable[[str], None]
 
 
 def told_of_faults(faults: Counter[str], responses: int, known: set[str]) -> list[str]:
-    """A line for each fault that was not known before; adds it to them."""
+    """A line for each of the first faults that was not known before; adds it to them."""
     lines = []
     for fault, count in faults.items():
-        if fault not in known:
+        if fault not in known and len(known) < _MOST_FAULTS:
             known.add(fault)
-            lines.append(f"rl: {count} of {responses} responses have no number: {fault}")
+            short = " ".join(fault.split())[:_FAULT_LENGTH]
+            lines.append(f"rl: {count} of {responses} responses have no number: {short}")
     return lines
 
 

@@ -26,6 +26,7 @@ from fourstage.objectives.critic_first import CriticFirst
 from fourstage.objectives.objective import Objective
 from fourstage.objectives.policy_gradient import PolicyGradient
 from fourstage.recipe import RL
+from fourstage.reporting.alarms import alarms
 from fourstage.stages.adapting import narrow
 from fourstage.stages.context import StageContext
 from fourstage.stages.datafiles import held_out_tasks, sample_tasks, training_tasks
@@ -45,6 +46,7 @@ from fourstage.stages.rollouts import RolloutSource
 from fourstage.stages.samples import answers
 from fourstage.tasks import Task
 from fourstage.training.contracts import Source
+from fourstage.training.metrics import read_rows
 from fourstage.training.trainer import TrainResult
 
 # Prompts that diversity is measured on, and responses to each.
@@ -78,6 +80,7 @@ def run(context: StageContext) -> dict[str, Any]:
             context.measure("before", lambda: _before(context, players, held_out, judge))
         )
         trained = _train(context, players, tasks, judge)
+        _tell_alarms(context)
         for name, compute in (
             ("gold", lambda: _after(context, players, held_out, judge)),
             (
@@ -117,6 +120,12 @@ def _train(context: StageContext, players: Players, tasks: list[Task], judge: Ju
         ),
         rate_multipliers=rates,
     )
+
+
+def _tell_alarms(context: StageContext) -> None:
+    """What the report marks: what went wrong on the way, and what to do about it."""
+    for alarm in alarms(read_rows(context.folder / "metrics.jsonl")):
+        context.say(f"rl: alarm at step {alarm.step:g}: {alarm.what}; {alarm.remedy}")
 
 
 def _players(context: StageContext) -> Players:

@@ -37,7 +37,7 @@ METHODS = (
     "language modelling: predict the next token",
     "language modelling on the responses",
     "binary classification: which response is better",
-    "reinforcement learning: generate what the reward model scores high",
+    "reinforcement learning: generate what is scored high",
 )
 PRODUCTS = (
     "base model: completes documents",
@@ -94,7 +94,7 @@ def _unfinished(run: RunFiles) -> Markup | None:
     open_ = [
         f"{run[stage].title.lower()} is {run.status(stage)}"
         for stage in STAGES
-        if not run[stage].finished
+        if not run[stage].finished and run.status(stage) != "not needed"
     ]
     if not open_:
         return None
@@ -183,8 +183,15 @@ def _parent(run: RunFiles, stage: str) -> str:
         "pretrain": "random weights",
         "sft": "the base model",
         "reward": "the SFT model",
-        "rl": "the SFT model, scored by the reward model",
+        "rl": f"the SFT model, scored by {_judges(run)}",
     }[stage]
+
+
+def _judges(run: RunFiles) -> str:
+    """What gives the policy its numbers."""
+    kinds = dict.fromkeys(run.reward_parts())
+    named = ["the reward model" if kind == "model" else kind for kind in kinds]
+    return ", ".join(named) or "the reward model"
 
 
 def scoreboard(run: RunFiles) -> Markup | None:

@@ -1,4 +1,4 @@
-"""RL: what the reward model believes, what is true, and how far the policy has moved."""
+"""RL: what the policy is paid for, what is true, and how far it has moved."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _steps(stage: StageFiles) -> Markup | None:
         Chart(
             noisy("", proxy, PROXY_COLOUR),
             "step",
-            "reward model’s score",
+            "reward",
             "Proxy reward over the steps of RL",
         ),
         Chart(
@@ -151,12 +151,10 @@ def overoptimisation(stage: StageFiles) -> Markup | None:
         chart = Chart(
             [Series("proxy", proxy, PROXY_COLOUR, "dots")],
             x_title,
-            "reward model’s score",
+            "reward",
             "Proxy reward over KL",
         )
-        return wide_figure(
-            chart, "The reward model’s score over the distance from the SFT model.", 280
-        )
+        return wide_figure(chart, "The reward over the distance from the SFT model.", 280)
     best = stage.number("gold_reward_ceiling")
     top = max(gold, key=lambda point: point[1])
     charts = [
@@ -170,13 +168,13 @@ def overoptimisation(stage: StageFiles) -> Markup | None:
         Chart(
             [Series("proxy", proxy, PROXY_COLOUR, "dots")],
             x_title,
-            "reward model’s score",
+            "reward",
             "Proxy reward over KL to the SFT model",
         ),
     ]
     words = (
-        "Over-optimisation: gold and proxy reward over KL. While both rise the reward model leads "
-        "well; where the proxy rises and gold falls the policy exploits its errors. "
+        "Over-optimisation: gold and proxy reward over KL. While both rise the reward leads well; "
+        "where the proxy rises and gold falls the policy exploits its errors. "
         f"Gold is highest at {figures(top[0], 2)} nats ({figures(top[1], 3)})."
     )
     return panels(charts, words)
@@ -246,6 +244,8 @@ HEALTH = (
     ("approx_kl_k3", "KL of an update (nats per token)"),
     ("value_loss", "value loss"),
     ("explained_variance", "variance explained by the critic"),
+    ("dead_groups", "share of groups that teach nothing"),
+    ("distinct_2", "different pairs of tokens"),
     ("kl_coefficient", "KL coefficient"),
     ("finished", "share of responses that end"),
     ("learning_rate", "learning rate"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fourstage.reporting.alarms import alarms
 from fourstage.reporting.charts import Chart, Series
 from fourstage.reporting.events import events, flags
 from fourstage.reporting.figures import panels
@@ -42,13 +43,17 @@ def _happened(stage: StageFiles) -> Markup | None:
     if not found:
         return None
     rows = [[figures(event.step), event.seen, event.done] for event in found[:EVENTS_SHOWN]]
+    alarmed = stage.name == "rl" and len(alarms(stage.rows)) > 0
     if len(found) > EVENTS_SHOWN:
         rows.append(["", f"and {len(found) - EVENTS_SHOWN} more in metrics.jsonl", ""])
     caption = (
         "What happened: steps that spiked or were not finite. "
         "Spikes in neighbouring steps are told once."
     )
-    return table(["step", "seen", "done"], rows, caption=caption, class_="stack")
+    if alarmed:
+        caption += " Alarms are told once, where they are first seen, with what to do."
+    heads = ["step", "seen", "done, or what to do" if alarmed else "done"]
+    return table(heads, rows, caption=caption, class_="stack")
 
 
 def _watched(stage: StageFiles) -> Markup | None:

@@ -1,0 +1,93 @@
+"""Alarms of reinforcement learning: each is raised by its fault, once, and by nothing healthy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fourstage.reporting.alarms import NAMES, alarms
+from fourstage.reporting.events import events, flags
+from fourstage.reporting.runfiles import StageFiles
+from fourstage.reporting.sections.stability import stability
+
+COUNT = 30
+HEALTHY: dict[str, Any] = {
+    "kl": lambda i: 0.3 * i,
+    "entropy": lambda i: 2.0 - 0.02 * i,
+    "length": lambda i: 40 + i,
+    "reward": lambda i: 0.05 * i,
+    "gold": lambda i: 0.4 + 0.01 * i,
+    "clip_fraction": lambda i: 0.1,
+    "ratio_deviation": lambda i: 0.05,
+    "dead_groups": lambda i: 0.3,
+    "explained_variance": lambda i: -0.5 if i < 4 else 0.4,
+    "distinct_2": lambda i: 0.8 - 0.005 * i,
+    "reward_faults/math": lambda i: float(i % 3 == 0),
+    "correction_fraction": lambda i: 0.01,
+}
+FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "kl": ({"kl": lambda i: 0.1 * 1.3**i}, "nats a response"),
+    "entropy": ({"entropy": lambda i: 2.0 * 0.8**i}, "nats a token of entropy"),
+    "length": ({"length": lambda i: 40 * 1.1**i}, "tokens a response"),
+    "over-optimisation": ({"gold": lambda i: 0.5 - 0.02 * abs(i - 10)}, "while the reward rose"),
+    "clips": ({"clip_fraction": lambda i: 0.5, "ratio_deviation": lambda i: 0.3}, "50% clipped"),
+    "dead groups": ({"dead_groups": lambda i: 0.95}, "95% of groups"),
+    "critic": ({"explained_variance": lambda i: -0.2}, "explained variance"),
+    "diversity": ({"distinct_2": lambda i: 0.8 * 0.9**i}, "distinct-2"),
+    "faults": ({"reward_faults/math": lambda i: 4.0}, "4 faults of math"),
+    "correction": ({"correction_fraction": lambda i: 0.3}, "30% of tokens"),
+}
+
+
+def rows(**changed) -> list[dict[str, Any]]:
+    told = HEALTHY | changed
+    made: list[dict[str, Any]] = [
+        {"step": 4 * i + 4, "tokens": 100 * i, "iteration": i, **{n: f(i) for n, f in told.items()}}
+        for i in range(COUNT)
+    ]
+    # Rows between iterations, of a validation or an event, say nothing.
+    return [row for each in made for row in ({"step": each["step"] - 1, "loss": 0.1}, each)]
+
+
+def test_a_healthy_run_raises_none():
+    assert alarms(rows()) == [] and alarms([]) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_fault_raises_its_alarm_once_with_what_to_do(name):
+    changed, words = FAULTS[name]
+    (alarm,) = alarms(rows(**changed))
+    assert alarm.name == name and words in alarm.what and "rl." in alarm.remedy
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_alarm_stands_where_it_is_first_seen(name):
+    made = rows(**FAULTS[name][0])
+    (alarm,) = alarms(made)
+    until = [row for row in made if row["step"] <= alarm.step]
+    before = [row for row in until if row["step"] < alarm.step]
+    assert alarms(until) == [alarm] and alarms(before) == []
+
+
+def test_narrow_clips_of_whole_responses_are_no_alarm():
+    gspo = {"clip_fraction": lambda i: 0.9, "ratio_deviation": lambda i: 0.001}
+    assert alarms(rows(**gspo)) == []
+
+
+def test_numbers_that_are_missing_or_not_finite_raise_none():
+    assert alarms([{"step": i, "iteration": i} for i in range(COUNT)]) == []
+    nothing = [{name: None for name in HEALTHY} | {"step": i, "iteration": i} for i in range(9)]
+    assert alarms(nothing) == []
+
+
+def test_alarms_are_told_among_the_events_of_a_report(tmp_path):
+    spike = {"step": 9, "event": "skip", "cause": "loss", "value": 9.0}
+    made = [*rows(dead_groups=lambda i: 0.95), spike]
+    found = events(made)
+    assert [event.step for event in found] == [9, 12]
+    assert found[1].is_told and "rl.dynamic_sampling" in found[1].done
+    assert len(flags(made)) == 2
+    stage = StageFiles("rl", tmp_path, rows=made)
+    text = str(stability(stage))
+    assert "teach nothing" in text and "what to do" in text
