@@ -96,7 +96,7 @@ LEARNING_RATE: Points = (
 
 # The same under Muon: sweeps on the embedded world (docs/results.md), then what nanochat's 0.02,
 # which multiplies max(1, rows / cols)^0.5, comes to in matrices of widths 768 and 1,280.
-MUON_RATE: Points = ((0.05e6, 3e-2), (0.8e6, 1.5e-2), (124e6, 3.6e-3), (561e6, 2.8e-3))
+MUON_RATE: Points = ((0.2e6, 3e-2), (0.8e6, 1.5e-2), (124e6, 3.6e-3), (561e6, 2.8e-3))
 
 # parameters -> batch in tokens. GPT-3 took 0.5M to 3.2M, LLaMA 4M from 7B on: where they differ the
 # geometric middle. Small runs learn best with many small steps (1k-2k tokens at 1M parameters).
