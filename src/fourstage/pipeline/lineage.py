@@ -16,6 +16,7 @@ from fourstage.files import read_json, sha256_file, sha256_json, write_json
 from fourstage.planning import Derived, model_config, parent_folder
 from fourstage.planning.parent import POSITIONS, at_positions
 from fourstage.recipe import Recipe
+from fourstage.recipe.preference import reads_comparisons
 
 NAME = "run.json"
 FORMAT = 1
@@ -37,7 +38,7 @@ _WITHOUT_EFFECT = frozenset(
 )
 # Fields that count where they say something: without them a stage is what it is where they are not
 # known, and has the same hash.
-_UNSAID = frozenset({"adapter", "freeze"})
+_UNSAID = frozenset({"adapter", "freeze", "online", "preference", "distil"})
 _MODEL_FILES = (
     "config.json",
     "adapter_config.json",
@@ -56,6 +57,8 @@ def parents_of(stage: str, recipe: Recipe) -> dict[str, str]:
         "reward": {"from": "sft"},
         "rl": {"from": "sft", "reward_model": "reward"},
     }[stage]
+    if stage == "rl" and reads_comparisons(recipe.rl):
+        del inside["reward_model"]
     outside = outside_models(stage, recipe)
     return {role: name for role, name in inside.items() if role not in outside}
 

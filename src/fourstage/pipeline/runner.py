@@ -35,6 +35,7 @@ from fourstage.pipeline.planned import keep_plan
 from fourstage.planning import Derived, model_config
 from fourstage.planning.layouts import fits_one_device
 from fourstage.recipe import STAGES, Recipe, load
+from fourstage.recipe.preference import reads_comparisons
 from fourstage.stages.context import StageContext
 from fourstage.training.clock import StageClock
 from fourstage.training.fitting import Measured
@@ -181,7 +182,7 @@ class Runner:
         for stage in STAGES:
             if stage not in stages:
                 if stage not in decisions and stages == self.recipe.needed():
-                    self.say(f"{stage}: left out, a model from outside takes its place")
+                    self.say(f"{stage}: left out, {self._replaced_by(stage)}")
                 continue
             decision = decisions[stage]
             if decision.action == "keep":
@@ -190,6 +191,12 @@ class Runner:
                 self.say(f"{stage}: goes on")
             elif decision.reason:
                 self.say(f"{stage}: run again, since {decision.reason}")
+
+    def _replaced_by(self, stage: str) -> str:
+        rl = self.recipe.rl
+        if stage == "reward" and rl.reward_model is None and reads_comparisons(rl):
+            return f"{rl.algorithm} learns from comparisons themselves"
+        return "a model from outside takes its place"
 
     def _make_room(self, decisions: dict[str, Decision]) -> None:
         """Sets old folders aside, the last stage first: cut off half-way, the rest is found out

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fourstage.model.config import ModelConfig
+from fourstage.planning import preferring
 from fourstage.planning.facts import DataFacts, RowTokens, row_tokens
 from fourstage.planning.flops import Work, measuring_work, training_work
 from fourstage.planning.memory import Step, rollout_memory, step_memory
@@ -239,6 +240,8 @@ class _Planner:
         rl = self.recipe.rl
         if stage == "reward":
             return self.recipe.reward.pairs_per_step or 0, "pairs"
+        if stage == "rl" and preferring.learns_otherwise(rl):
+            return preferring.batch(self.recipe)
         if stage == "rl":
             return (rl.rollout_batch or 0) // (rl.minibatches or 1), "episodes"
         return self.recipe.stage(stage).batch_tokens or 0, "tokens"

@@ -11,7 +11,7 @@ from typing import Any
 from fourstage.errors import InputError
 from fourstage.model.config import ModelConfig
 from fourstage.model.families import FAMILIES
-from fourstage.planning import rules
+from fourstage.planning import preferring, rules
 from fourstage.planning.architecture import DEFAULTS, SIZES, options_of
 from fourstage.planning.facts import DataFacts, RowTokens, row_tokens, training_text_tokens
 from fourstage.planning.flops import muon_flops, training_flops
@@ -318,6 +318,9 @@ class _Filling:
 
     def rl(self) -> None:
         stage, rows = self.recipe.rl, self.rows
+        if preferring.learns_otherwise(stage):
+            preferring.fill(self)
+            return
         group = self.fill("rl.group", 8 if stage.algorithm == "grpo" else 1, "8 answers a prompt "
                           "to compare in GRPO, one in PPO")  # fmt: skip
         batch = stage.rollout_batch
@@ -346,6 +349,8 @@ class _Filling:
         """What every stage has: schedule, decay, micro-batch, and how often to write."""
         steps = self.values[stage]["steps"]
         self.by_rule(f"{stage}.optimiser", rules.optimiser(self.params, is_new=False))
+        if stage == "rl":
+            preferring.course(self)
         kind = self.by_rule(f"{stage}.schedule", rules.schedule(stage, self.params))
         self.by_rule(f"{stage}.final_fraction", rules.final_fraction(kind))
         self.by_rule(f"{stage}.warmup_steps", rules.warmup_steps(steps))
@@ -361,7 +366,8 @@ class _Filling:
             self.fill(f"{stage}.{name}_every", rules.every(steps, times), f"{times} times a stage")
         if stage == "rl":
             rl = self.values["rl"]
-            self.fill("rl.log_every", rl["epochs"] * rl["minibatches"], "each iteration")
+            if rl["minibatches"]:
+                self.fill("rl.log_every", rl["epochs"] * rl["minibatches"], "each iteration")
         self.fill(f"{stage}.log_every", rules.every(steps, 200), "200 times a stage")
 
     def _micro_batch(self, stage: str) -> None:

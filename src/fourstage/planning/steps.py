@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fourstage.model.config import ModelConfig
+from fourstage.planning import preferring
 from fourstage.planning.facts import DataFacts
 from fourstage.planning.memory import Memory, Recompute, Step, largest_micro_batch, step_memory
 from fourstage.planning.trained import narrowed
@@ -46,6 +47,8 @@ def frozen_models(recipe: Recipe, stage: str) -> int:
     """Models that a stage only reads: reward model and reference, which an adapter's policy is."""
     if stage != "rl":
         return 0
+    if preferring.learns_otherwise(recipe.rl):
+        return preferring.frozen_models(recipe)
     return 2 if recipe.rl.adapter is None else 1
 
 

@@ -21,6 +21,13 @@ from fourstage.recipe.data import (
     Section,
 )
 from fourstage.recipe.numbers import Real, Seconds, Whole
+from fourstage.recipe.preference import (
+    DistilSection,
+    Learning,
+    PreferenceSection,
+    faults,
+    reads_comparisons,
+)
 from fourstage.recipe.ramp import BatchRamp, StepCells
 from fourstage.recipe.rewards import RewardParts
 
@@ -203,13 +210,17 @@ class Reward(Stage):
 
 
 class RL(Stage):
-    """PPO or GRPO against the reward model.
+    """PPO or GRPO against the reward model; or a loss on comparisons, or the best of its own
+    responses (`recipe/preference.py`).
 
     An iteration samples `rollout_batch` episodes and passes over them `epochs` times in
     `minibatches` updates each; `steps` counts the updates of the whole stage.
     """
 
-    algorithm: Literal["ppo", "grpo"] = "ppo"
+    algorithm: Literal["ppo", "grpo"] | Learning = "ppo"
+    online: bool | None = None
+    preference: PreferenceSection | None = None
+    distil: DistilSection | None = None
     reward_model: str | None = None
     rewards: RewardParts = Field(default_factory=list)
     episodes: PositiveInt | None = None
@@ -239,6 +250,12 @@ class RL(Stage):
                 f"adapter.dropout={self.adapter.dropout:g} would train another policy than the one "
                 "that responses are drawn from: write 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _learns_by_what_it_names(self) -> RL:
+        if found := faults(self):
+            raise ValueError("; ".join(found))
         return self
 
     @model_validator(mode="after")
@@ -341,7 +358,7 @@ class Recipe(Section):
         `sft.from` is given.
         """
         wanted = {"rl"}
-        if self.rl.reward_model is None:
+        if self.rl.reward_model is None and not reads_comparisons(self.rl):
             wanted.add("reward")
         if any(self.stage(stage).source_model is None for stage in wanted):
             wanted.add("sft")
@@ -358,7 +375,9 @@ class Recipe(Section):
         Raises:
             InputError: `data.pretrain` is missing.
         """
-        asked = self.needed() if stages is None else stages
+        asked = list(self.needed() if stages is None else stages)
+        if "rl" in asked and "reward" not in asked and reads_comparisons(self.rl):
+            asked.append("reward")
         needy = [s for s in asked if self.data.origin(PARTS[s]) == "made"]
         if self.data.pretrain in (None, []) and needy:
             raise InputError(

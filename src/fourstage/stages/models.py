@@ -123,6 +123,12 @@ def reward_model(folder: Path, context: StageContext) -> Transformer:
     return frozen(scorer(folder, context))
 
 
+def scores_for(folder: Path, context: StageContext) -> bool:
+    """Whether a folder's reward model reads the run's tokens."""
+    theirs = _tokenizer_of(folder)
+    return is_reward_model(folder) and (theirs is None or theirs.is_same_as(context.tokenizer))
+
+
 def scorer(folder: Path, context: StageContext) -> Transformer:
     """A folder's model with a scalar head, on the run's device."""
     model = with_vocabulary(load_model(folder), context.tokenizer.vocab_size, context.seed)

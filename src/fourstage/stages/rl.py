@@ -1,6 +1,8 @@
-"""Stage 4: reinforcement learning against the reward model, by PPO or GRPO.
+"""Stage 4: reinforcement learning against the reward model, by PPO or GRPO; or by preferences.
 
-Starts from the chat model, with the reward model frozen; reads data/rl. Measured on held-out
+Starts from the chat model, with the reward model frozen; reads data/rl. What learns without
+rollouts (`stages/preference.py`) or by imitation (`stages/distilling.py`) reads and is measured
+alike. Measured on held-out
 prompts by gold reward before and after, against the best that exists, and by the distance moved.
 Gold is measured only: nothing in the stage reads it to stop, select or set anything.
 """
@@ -36,6 +38,8 @@ from fourstage.objectives.objective import Objective
 from fourstage.objectives.ppo import PPO
 from fourstage.precision import product_dtype, trains_in_fp8
 from fourstage.recipe import RL
+from fourstage.recipe.preference import compares, distils, draws
+from fourstage.stages import distilling, preference
 from fourstage.stages.adapting import narrow
 from fourstage.stages.context import StageContext
 from fourstage.stages.datafiles import held_out_tasks, sample_tasks, training_tasks
@@ -46,6 +50,7 @@ from fourstage.stages.models import (
     reward_model,
     save,
     scorer,
+    scores_for,
     starting_model,
 )
 from fourstage.stages.rollouts import Players, RolloutSource
@@ -53,6 +58,7 @@ from fourstage.stages.samples import answers
 from fourstage.tasks import Task
 from fourstage.training.contracts import Source
 from fourstage.training.guards import GuardFailed, first_ratio_is_one
+from fourstage.training.trainer import TrainResult
 
 # Prompts and responses to each that diversity is measured on.
 _DIVERSITY_PROMPTS, _DIVERSITY_RESPONSES = 64, 4
@@ -76,27 +82,10 @@ def run(context: StageContext) -> dict[str, Any]:
     players = _players(context)
     held_out = _held_out(context, players.reference)
     before = context.measure("before", lambda: _before(context, players, held_out))
-    source = RolloutSource(
-        players,
-        context.tokenizer,
-        _trainable(context, players.reference),
-        section,
-        context.seed,
-        _pretraining_mix(context, players.reference),
-        context.group,
-        context.say if context.group.writes else lambda line: None,
-    )
-    trained = context.train(
-        players.trained,
-        objective_of(section),
-        source,
-        guards=_guards(context),
-        sample=lambda step: answers(
-            context, players.trained.policy, sample_tasks(context), players.reward_model
-        ),
-        rate_multipliers={"critic.": section.critic_learning_rate / section.learning_rate},
-    )
+    trained = _learn(context, players)
     numbers = Numbers().update(before)
+    if compares(section):
+        numbers.update(context.measure("order", lambda: preference.order(context, players)))
     for name, compute in (
         ("gold", lambda: _after(context, players, held_out)),
         (
@@ -110,6 +99,36 @@ def run(context: StageContext) -> dict[str, Any]:
     return results(context, numbers, trained)
 
 
+def _learn(context: StageContext, players: Players) -> TrainResult:
+    """Trains the policy by what `rl.algorithm` names."""
+    section = context.section
+    tasks = _trainable(context, players.reference) if draws(section) else []
+    if compares(section):
+        return preference.train(context, players, tasks, [trains_responses], _tolerance(context))
+    if distils(section):
+        return distilling.train(context, players, tasks, [trains_responses])
+    source = RolloutSource(
+        players,
+        context.tokenizer,
+        tasks,
+        section,
+        context.seed,
+        _pretraining_mix(context, players.reference),
+        context.group,
+        context.say if context.group.writes else lambda line: None,
+    )
+    return context.train(
+        players.trained,
+        objective_of(section),
+        source,
+        guards=_guards(context),
+        sample=lambda step: answers(
+            context, players.trained.policy, sample_tasks(context), players.reward_model
+        ),
+        rate_multipliers={"critic.": section.critic_learning_rate / section.learning_rate},
+    )
+
+
 def _players(context: StageContext) -> Players:
     """Policy and reference from the chat model; the critic, a model of its own, from the reward
     model, its head rescaled so that values start in the unit of the rewards.
@@ -117,9 +136,10 @@ def _players(context: StageContext) -> Players:
     A policy with an adapter is its own reference, without it: both have the same frozen weights.
     """
     policy = starting_model(context)
-    judge = reward_model(context.parents["reward_model"], context)
+    judge = _judge(context)
     critic = None
     if context.section.algorithm == "ppo":
+        assert judge is not None, "PPO has a reward model"
         critic = scorer(context.parents["reward_model"], context)
         with torch.no_grad():
             critic.score.weight /= judge.reward_std
@@ -129,6 +149,16 @@ def _players(context: StageContext) -> Players:
     else:
         reference = frozen(language_model(context.parents["from"], context))
     return Players(ActorCritic(policy, critic), reference, judge)
+
+
+def _judge(context: StageContext) -> Transformer | None:
+    """The reward model; where the stage needs none, the run's own for measuring, if it has one."""
+    folder = context.parents.get("reward_model")
+    if folder is not None:
+        return reward_model(folder, context)
+    own = context.run / "reward" / "model"
+    is_usable = (own / "config.json").is_file() and scores_for(own, context)
+    return reward_model(own, context) if is_usable else None
 
 
 def objective_of(section: RL) -> Objective:
@@ -190,13 +220,16 @@ def _guards(context: StageContext) -> list:
         assert isinstance(module, ActorCritic)
         return logprobs(module.policy, batch, context.section.temperature)
 
+    return [trains_responses, first_ratio_is_one(policy_logprobs, _tolerance(context))]
+
+
+def _tolerance(context: StageContext) -> float:
+    """How far a probability ratio may be from 1 where nothing has changed."""
     if trains_in_fp8():
-        tolerance = _RATIO_TOLERANCE_FP8
-    elif product_dtype(context.device) is not None:
-        tolerance = _RATIO_TOLERANCE_BF16
-    else:
-        tolerance = _RATIO_TOLERANCE.get(context.device.type, _RATIO_TOLERANCE_BF16)
-    return [trains_responses, first_ratio_is_one(policy_logprobs, tolerance)]
+        return _RATIO_TOLERANCE_FP8
+    if product_dtype(context.device) is not None:
+        return _RATIO_TOLERANCE_BF16
+    return _RATIO_TOLERANCE.get(context.device.type, _RATIO_TOLERANCE_BF16)
 
 
 def trains_responses(module: nn.Module, objective: Objective, batch: Batch) -> None:
@@ -217,6 +250,8 @@ def _before(context: StageContext, players: Players, held_out: HeldOut) -> Numbe
     tasks = held_out.prompts
     responses = context.chat(players.reference).respond([t.prompt for t in tasks], 1.0, "gold")
     numbers = gold_ceiling(tasks).update(gold_rewards("gold_reward_sft", tasks, responses))
+    if players.reward_model is None:
+        return numbers
     scorer, tokenizer = players.reward_model, context.tokenizer
     return numbers.update(proxy_rewards("proxy_reward_sft", scorer, tokenizer, responses))
 
@@ -226,8 +261,9 @@ def _after(context: StageContext, players: Players, held_out: HeldOut) -> Number
     tasks, policy = held_out.prompts, players.trained.policy
     responses = context.chat(policy).respond([task.prompt for task in tasks], 1.0, "gold")
     numbers = gold_rewards("gold_reward", tasks, responses)
-    scorer, tokenizer = players.reward_model, context.tokenizer
-    numbers.update(proxy_rewards("proxy_reward", scorer, tokenizer, responses))
+    if players.reward_model is not None:
+        scorer, tokenizer = players.reward_model, context.tokenizer
+        numbers.update(proxy_rewards("proxy_reward", scorer, tokenizer, responses))
     numbers.add_means("kl", kl_per_response(policy, players.reference, responses))
     numbers.add_means("response_tokens", [len(each.tokens) for each in responses])
     return numbers.add_means("finished", [each.finished for each in responses])

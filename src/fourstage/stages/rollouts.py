@@ -51,12 +51,13 @@ class Players:
     Attributes:
         trained: the policy, and for PPO the critic.
         reference: the policy as it was before the first update.
-        reward_model: scores a response; its mean and deviation are applied here.
+        reward_model: scores a response; its mean and deviation are applied here. None where the
+            stage needs none.
     """
 
     trained: ActorCritic
     reference: Transformer
-    reward_model: Transformer
+    reward_model: Transformer | None
 
 
 class RolloutSource:

@@ -1,0 +1,167 @@
+"""What the `rl` stage learns by beside rollouts: preferences, and the best of its own responses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from fourstage.objectives.preferences import PREFERENCES
+from fourstage.recipe.data import NonNegative, Positive, PositiveInt, Section
+from fourstage.recipe.numbers import Real
+
+if TYPE_CHECKING:
+    from fourstage.recipe.schema import RL
+
+# Names of `rl.algorithm` that are no rows of the table of policy gradients.
+Learning = Literal[
+    "dpo", "cdpo", "ipo", "hinge", "simpo", "cpo", "orpo", "kto", "bon", "raft"
+]  # fmt: skip
+COMPARING = (*PREFERENCES, "kto")
+DISTILLING = ("bon", "raft")
+# Fields of a stage that take more than these algorithms know.
+_OF_KTO = ("desirable", "undesirable")
+_OF_LOSSES = ("label_smoothing", "gamma", "by_length", "nll_coefficient")
+
+
+class PreferenceSection(Section):
+    """A loss on comparisons (docs/algorithms.md); what is left out is as in its paper.
+
+    Attributes:
+        pairs_per_step: comparisons a step, where they are those of `data.preferences`; of single
+            judgements twice as many.
+        label_smoothing: share of comparisons that are taken to be labelled the wrong way round.
+        gamma: the margin of simpo.
+        by_length: log-ratios a token in dpo, cdpo and hinge.
+        nll_coefficient: of the next-token loss of the chosen responses.
+        desirable, undesirable: weights of good and bad responses in kto; left out, the rarer kind
+            weighs more, so that both count alike.
+    """
+
+    pairs_per_step: PositiveInt | None = None
+    beta: Positive | None = None
+    label_smoothing: Annotated[Real, Field(ge=0, lt=0.5)] | None = None
+    gamma: NonNegative | None = None
+    by_length: bool | None = None
+    nll_coefficient: NonNegative | None = None
+    desirable: NonNegative | None = None
+    undesirable: NonNegative | None = None
+
+    def changes(self) -> dict[str, float | bool]:
+        """The fields of a loss that are given, by their names in `preference_of`."""
+        told = {name: getattr(self, name) for name in ("beta", *_OF_LOSSES)}
+        return {name: value for name, value in told.items() if value is not None}
+
+
+class DistilSection(Section):
+    """Which of the responses drawn are imitated.
+
+    Attributes:
+        n: responses to one prompt.
+        keep: the best of them that are kept.
+        rounds: how often responses are drawn anew from the policy, of `raft`; an iteration is one.
+        threshold: the least reward, in units of the reward model, of a response that is kept.
+    """
+
+    n: Annotated[PositiveInt, Field(ge=2)] | None = None
+    keep: PositiveInt = 1
+    rounds: PositiveInt | None = None
+    threshold: Real | None = None
+
+
+def compares(section: RL) -> bool:
+    """Whether the stage learns by a loss on comparisons, or on good and bad responses."""
+    return section.algorithm in COMPARING
+
+
+def distils(section: RL) -> bool:
+    """Whether the stage imitates the best of responses that it draws."""
+    return section.algorithm in DISTILLING
+
+
+def reads_comparisons(section: RL) -> bool:
+    """Whether the stage learns from `data.preferences`."""
+    return compares(section) and not section.online
+
+
+def draws(section: RL) -> bool:
+    """Whether the stage draws responses to learn from."""
+    return not reads_comparisons(section)
+
+
+def has_reference(section: RL) -> bool:
+    """Whether the reference is asked while the stage learns."""
+    known = PREFERENCES.get(section.algorithm)
+    return known is None or known.has_reference
+
+
+def faults(section: RL) -> list[str]:
+    """What of these keys does not fit the algorithm, each with what to write instead."""
+    found, name = [], section.algorithm
+    if section.preference is not None and not compares(section):
+        found.append(
+            f"preference is of {', '.join(COMPARING)}, not {name}: leave it out, or write "
+            "algorithm=dpo"
+        )
+    if section.distil is not None and not distils(section):
+        found.append(
+            f"distil is of {' and '.join(DISTILLING)}, not {name}: leave it out, or write "
+            "algorithm=raft"
+        )
+    if section.online and not compares(section):
+        found.append(
+            f"online=true is of {', '.join(COMPARING)}; {name} draws responses anyway: leave it out"
+        )
+    if compares(section) or distils(section):
+        for key in ("kl_target", "pretraining_mix"):
+            if getattr(section, key):
+                found.append(f"{key} is of ppo, and {name} has none: leave it out")
+    if compares(section):
+        found += _faults_of_preference(section)
+    if distils(section):
+        found += _faults_of_distilling(section)
+    return found
+
+
+def _faults_of_preference(section: RL) -> list[str]:
+    from fourstage.errors import InputError
+    from fourstage.objectives.preferences import preference_of
+
+    told, name, found = section.preference or PreferenceSection(), section.algorithm, []
+    if section.online and section.group == 1:
+        found.append("group=1 leaves nothing to prefer: write group=8")
+    if section.online and told.pairs_per_step is not None:
+        found.append(
+            f"preference.pairs_per_step={told.pairs_per_step} is of given comparisons, and with "
+            "online=true a step is rollout_batch / group / minibatches pairs: leave it out"
+        )
+    wrong = [key for key in (_OF_LOSSES if name == "kto" else _OF_KTO) if getattr(told, key)]
+    found += [f"preference.{key} is not of {name}: leave it out" for key in wrong]
+    if name != "kto" and not wrong:
+        try:
+            preference_of(name, **told.changes())
+        except InputError as error:
+            found += [f"preference.{fault}" for fault in error.args]
+    return found
+
+
+def _faults_of_distilling(section: RL) -> list[str]:
+    told, name, found = section.distil or DistilSection(), section.algorithm, []
+    if section.group is not None and told.n not in (None, section.group):
+        found.append(
+            f"group={section.group} and distil.n={told.n} both say how many responses a prompt "
+            "gets: leave group out"
+        )
+    n = told.n or section.group
+    if n == 1:
+        found.append(f"one response a prompt leaves {name} nothing to choose: write distil.n=8")
+    if n is not None and told.keep > n:
+        found.append(f"distil.keep={told.keep} is more than distil.n={n}: write at most {n}")
+    if told.rounds and name == "bon":
+        found.append("distil.rounds is of raft: bon draws from one model; leave it out")
+    if told.rounds and section.episodes and section.rollout_batch:
+        found.append(
+            "distil.rounds, episodes and rollout_batch say the same thing twice (episodes are "
+            "rounds x rollout_batch): leave one of them out"
+        )
+    return found
