@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fourstage.data.documents import content_hash, place
-from fourstage.data.encoding import Demonstration, Pair
+from fourstage.data.encoding import Demonstration, Judgement, Pair, answered
 from fourstage.data.making import Limits, free_task, reference_task
 from fourstage.data.reading import (
     BadRow,
@@ -79,7 +79,8 @@ def read_part(
     kept: list[Row] = []
     for file in raw:
         for row in _rows_of(file, kinds, name, mapping or {}, rows):
-            content = content_hash(json.dumps([row.messages, row.chosen, row.rejected]))
+            told = [row.messages, row.chosen, row.rejected]
+            content = content_hash(json.dumps(told if row.label is None else [*told, row.label]))
             if content in seen:
                 rows.counts["duplicate"] += 1
             else:
@@ -129,6 +130,8 @@ def _rows_of(
             why = misfit(row.shape, shape)
         elif row.kind not in kinds:
             why = f"{name} needs {needed(kinds[0])}; this row is {SHAPES.get(row.shape, row.kind)}"
+            if row.kind == "unpaired" and "comparison" in kinds:
+                why += ", which rl.algorithm=kto learns from"
         if why:
             rows.bad.append({"file": file.name, "line": line, "why": why})
         else:
@@ -168,7 +171,7 @@ def _split(rows: list[Row], share: float, name: str) -> tuple[list[Row], list[Ro
 
 def _asked(row: Row) -> Messages:
     messages = row.messages or []
-    return messages[:-1] if row.kind == "dialogue" else messages
+    return messages[:-1] if row.kind in ("dialogue", "unpaired") else messages
 
 
 def _prompt(messages: Messages) -> str | Messages:
@@ -187,6 +190,17 @@ def demonstration(row: Row) -> Demonstration:
 def pair(row: Row) -> Pair:
     task = reference_task(_prompt(row.messages or []), row.chosen)
     return Pair(task, row.chosen, row.rejected, margin=row.margin)
+
+
+def judgements(row: Row) -> list[Judgement]:
+    """The judgement that a row is, or those of both sides of a comparison."""
+    messages = row.messages or []
+    if row.kind == "unpaired":
+        task = reference_task(_prompt(messages[:-1]), messages[-1]["content"])
+        return [Judgement(task, messages, bool(row.label))]
+    task = reference_task(_prompt(messages), row.chosen)
+    sides = ((row.chosen, True), (row.rejected, False))
+    return [Judgement(task, answered(task.prompt, said), is_good) for said, is_good in sides]
 
 
 def task_maker(vocabulary: Vocabulary | None, limits: Limits) -> Callable[[Row], Task]:

@@ -6,6 +6,7 @@ Each part comes from the embedded world, from a person's own files, or is made f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,13 +14,14 @@ from fourstage import files
 from fourstage.data import fromfiles, fromworld
 from fourstage.data.corpus import Corpus, corpus_inputs
 from fourstage.data.documents import Kept
-from fourstage.data.encoding import Demonstration, Pair
+from fourstage.data.encoding import Demonstration, Judgement, Pair
 from fourstage.data.fromtext import Sampler, TextMaterials
 from fourstage.data.making import Limits
 from fourstage.data.prepared import PreparedData
 from fourstage.data.reading import RawFile, find_files, raw_hashes
 from fourstage.data.shapes import check_mapping
 from fourstage.errors import InputError
+from fourstage.recipe.preference import reads_comparisons
 from fourstage.recipe.schema import PARTS, Recipe
 from fourstage.tasks import Task
 
@@ -63,6 +65,12 @@ class Materials:
         """The raw files of one of the last three parts; none where it is not read from files."""
         paths = self.recipe.data.paths(part)
         return find_files(paths, f"data.{part}")[0] if paths else []
+
+    @property
+    def _compared(self) -> tuple[str, ...]:
+        """Kinds of rows of `data.preferences`: KTO learns from single judgements too."""
+        learns = self.recipe.rl.algorithm == "kto" and reads_comparisons(self.recipe.rl)
+        return ("comparison", "ranking", *(("unpaired",) if learns else ()))
 
     def raw(self, part: str) -> dict[str, str]:
         """name -> sha256 of the raw files of a part."""
@@ -152,7 +160,7 @@ class Materials:
             yield from fromworld.counted_texts(seed, world_documents(self.recipe))
         elif data.pretrain:
             yield from self.corpus().texts("train", _COUNTED_CHARACTERS)
-        for part, kinds in (("sft", ("dialogue",)), ("preferences", ("comparison", "ranking"))):
+        for part, kinds in (("sft", ("dialogue",)), ("preferences", self._compared)):
             if self.found(part):
                 rows = self.rows(part, kinds)
                 yield from (row.as_text() for row in rows.train)
@@ -195,10 +203,11 @@ class Materials:
             held_out = list(fromworld.comparisons(seed, "validation", measured.pairs))
             return train, held_out, {"origin": origin}
         if origin == "files":
-            rows = self.rows("preferences", ("comparison", "ranking"))
+            rows = self._compared_rows
+            told = {"origin": origin, **rows.counts, BAD: rows.bad}
             train = [fromfiles.pair(row) for row in rows.train]
             held_out = [fromfiles.pair(row) for row in rows.validation][: measured.pairs]
-            return train, held_out, {"origin": origin, **rows.counts, BAD: rows.bad}
+            return train, held_out, told
         if sample is None:
             raise InputError(
                 "data.preferences: comparisons made from the text need the SFT model's samples; "
@@ -209,6 +218,24 @@ class Materials:
         part = "preferences held out"
         held_out = list(made.comparisons(part, few, sample, samples / "held_out"))
         return train, held_out, {"origin": origin, "asked_for": count + few}
+
+    @cached_property
+    def _compared_rows(self) -> fromfiles.Rows:
+        return self.rows("preferences", self._compared)
+
+    def judgements(self) -> tuple[list[Judgement], list[Judgement], Report] | None:
+        """Training and held-out single judgements, where `data.preferences` holds such rows;
+        comparisons beside them are two each."""
+        if self.recipe.data.origin("preferences") != "files":
+            return None
+        rows = self._compared_rows
+        if not any(row.kind == "unpaired" for row in [*rows.train, *rows.validation]):
+            return None
+        train = [each for row in rows.train for each in fromfiles.judgements(row)]
+        held_out = [each for row in rows.validation for each in fromfiles.judgements(row)]
+        most = 2 * self.recipe.evaluation.pairs
+        told = {"origin": "files", **rows.counts, BAD: rows.bad}
+        return train, held_out[:most], told
 
     def prompts(self) -> tuple[list[Task], list[Task], Report]:
         """Tasks to train on, and held-out ones."""

@@ -28,6 +28,7 @@ from fourstage.data.crew import workers_for
 from fourstage.data.drawing import mix_of
 from fourstage.data.encoding import (
     Demonstration,
+    Judgement,
     Pair,
     dialogue_example,
     document_rows,
@@ -322,6 +323,12 @@ class Preparation:
         def write(folder: Path, key: str, counts: Counter[str]) -> dict[str, Any]:
             # Outside the stage's folder, so that a killed run goes on from them.
             samples = folder.with_name(f".samples-{key[:12]}")
+            if (judged := self.materials.judgements()) is not None:
+                report = judged[2]
+                for split, rows in zip(("train", "validation"), judged[:2], strict=True):
+                    store = self._write_judgements(folder / "labelled" / split, rows, counts)
+                    report[split] = len(store)
+                return report
             train, held_out, report = self.materials.comparisons(sample, samples)
             report["train"] = len(self._write_pairs(folder / "train", train, counts))
             written = self._write_pairs(folder / "validation", held_out, counts)
@@ -383,6 +390,20 @@ class Preparation:
         extra = [row for margin in margins for row in (margin, {})] if any(margins) else None
         write_store(folder, examples, extra, vocab_size=tokenizer.vocab_size, masked=True)
         return written
+
+    def _write_judgements(
+        self, folder: Path, judgements: Iterable[Judgement], counts: Counter[str]
+    ) -> Store:
+        """Single responses, each with its `label`: 1 good, -1 bad."""
+        tokenizer, context = self.prepared.tokenizer(), self.materials.context
+        written = [
+            (example, {"label": 1 if each.is_good else -1})
+            for each in judgements
+            if (example := dialogue_example(tokenizer, each.demonstration, context, counts))
+        ]
+        self._require(written, "preferences")
+        examples, labels = zip(*written, strict=True)
+        return write_store(folder, examples, labels, vocab_size=tokenizer.vocab_size, masked=True)
 
     def _room(self) -> int:
         """Tokens of a prompt that leave room for the longest response."""

@@ -73,7 +73,7 @@ class Datasets:
             return
         noted, noted_by = self._noted(stage)
         if self._is_prepared(stage):
-            store = PreparedData(self.run).store(stage, "train")
+            store = PreparedData(self.run).training_store(stage)
             replays = stage == "pretrain" and self.recipe.data.replay is not None
             tokens = own_tokens(store) if replays else store.tokens_total
             self._known[stage] = len(store) // 2 if stage == "reward" else tokens

@@ -129,13 +129,13 @@ def _drawn(filling: _Filling) -> None:
         size = max(group, min(wanted.value, stage.episodes or wanted.value) // group * group)
         batch = filling.fill("rl.rollout_batch", size, wanted.rule)
     units = batch // group * (stage.distil.keep if stage.distil else 1)
-    ruled = rules.minibatches(batch)
-    count = min(ruled.value, units)
-    count = filling.fill("rl.minibatches", count, ruled.rule)
+    each = rules.pairs_per_step(filling.params)
+    rule = f"{each.value} to learn from a step: {each.rule}"
+    count = filling.fill("rl.minibatches", max(1, units // each.value), rule)
     if batch % group or count > units:
         raise InputError(
-            f"rl.rollout_batch={batch} gives {units} of {batch // group} groups of {group} to learn "
-            f"from, in {count} minibatches: write a multiple of {group}, at least {count * group}"
+            f"rl.rollout_batch={batch} in groups of {group} gives {units} to learn from in "
+            f"rl.minibatches={count}: write a multiple of {group}, such as {count * group}"
         )
     an_iteration = stage.epochs * count
     rounds = stage.distil.rounds if stage.distil else None

@@ -116,6 +116,11 @@ def faults(section: RL) -> list[str]:
         for key in ("kl_target", "pretraining_mix"):
             if getattr(section, key):
                 found.append(f"{key} is of ppo, and {name} has none: leave it out")
+    if section.rewards and (compares(section) or distils(section)):
+        found.append(
+            f"rewards are not read by {name}, which takes a reward model: leave them out, or write "
+            "algorithm=grpo"
+        )
     if compares(section):
         found += _faults_of_preference(section)
     if distils(section):
@@ -141,7 +146,7 @@ def _faults_of_preference(section: RL) -> list[str]:
         try:
             preference_of(name, **told.changes())
         except InputError as error:
-            found += [f"preference.{fault}" for fault in error.args]
+            found += [f"preference.{fault}" for fault in error.faults]
     return found
 
 

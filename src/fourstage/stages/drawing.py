@@ -1,4 +1,4 @@
-"""Responses of a model to the prompts of an iteration, dealt out to processes, and their rewards."""
+"""Responses of a model to the prompts of an iteration, and their rewards, shared by processes."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from fourstage.data.batch import Batch
 from fourstage.data.compared import BAD, GOOD, compared, judged, labels_of, last_response, pairs_of
 from fourstage.data.sources import EndlessStream
 from fourstage.data.store import Store
+from fourstage.errors import InputError
 from fourstage.evaluation.estimates import Numbers
 from fourstage.evaluation.implicit import objective_on, pairs_in_order
 from fourstage.evaluation.scoring import trained_logprobs
@@ -250,11 +251,19 @@ def _given(context: StageContext, finishing: Finishing) -> tuple[GivenSource, tu
 
 
 def _weights(context: StageContext, labels: np.ndarray) -> tuple[float, float]:
-    """Weights of good and bad responses: those given, else the rarer kind counts as the other."""
+    """Weights of good and bad responses: those given, else the rarer kind counts as the other.
+
+    Raises:
+        InputError: all are of one kind.
+    """
     told = context.section.preference
     good, bad = int((labels == GOOD).sum()), int((labels == BAD).sum())
-    most = max(good, bad)
-    by_rule = (most / good if good else 1.0, most / bad if bad else 1.0)
+    if not (good and bad):
+        raise InputError(
+            f"data.preferences calls all its responses {'good' if good else 'bad'}, and "
+            "kto learns from the difference: give rows of both labels"
+        )
+    by_rule = (max(good, bad) / good, max(good, bad) / bad)
     given = (told.desirable, told.undesirable)
     if given == (None, None) and good != bad:
         context.say(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fourstage.data.batch import Batch
 from fourstage.data.sources import PairSource
 from fourstage.data.store import Store
+from fourstage.errors import InputError
 from fourstage.evaluation.alignment import reward_rows
 from fourstage.evaluation.estimates import Numbers
 from fourstage.evaluation.preferences import pair_accuracy
@@ -57,6 +58,12 @@ class WithLanguage(nn.Module):
 def run(context: StageContext) -> dict[str, Any]:
     """Trains the reward model; the content of results.json."""
     section = context.section
+    if (context.data / "reward" / "labelled").is_dir():
+        raise InputError(
+            "data.preferences holds single judgements (label), and a reward model needs "
+            "comparisons: give prompt + chosen + rejected; rl.algorithm=kto learns from judgements "
+            "without a reward model"
+        )
     chat_model = starting_model(context)
     model = chat_model.with_scalar_head(context.seed)
     narrow(context, model)

@@ -212,6 +212,7 @@ class RolloutSource:
 
     def _scores(self, responses: Sequence[Response]) -> Tensor:
         """[responses] `(score - reward_mean) / reward_std`; without an end, the penalty instead."""
+        assert self.players.reward_model is not None, "rollouts are scored by a reward model"
         rows = self.group.share(reward_rows(self.tokenizer, responses))
         own = torch.from_numpy(scores(self.players.reward_model, rows))[:, None].unbind()
         found = torch.cat(self.group.collect(own, len(responses), torch.double)).numpy()

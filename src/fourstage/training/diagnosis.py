@@ -63,6 +63,7 @@ def diagnose(
         return all(math.isfinite(float(value)) for value in terms.values())
 
     def surveys_finite(part: Batch) -> bool:
+        assert isinstance(objective, Surveys)
         with autocast(device):
             return bool(objective.survey(module, part.to(device)).isfinite().all())
 

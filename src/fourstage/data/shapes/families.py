@@ -35,19 +35,20 @@ _ALSO_FIT = {
     "scored": {"ranking"},
     "implicit-prompt": {"preference"},
 }
-# The fields of a recipe that take a kind of row. No objective learns from single labelled answers.
+# The fields of a recipe that take a kind of row; single judgements with `rl.algorithm=kto` alone.
 STAGES_OF: dict[str, tuple[str, ...]] = {
     "text": ("data.pretrain",),
     "dialogue": ("data.sft", "data.prompts"),
     "comparison": ("data.preferences",),
     "ranking": ("data.preferences",),
-    "unpaired": (),
+    "unpaired": ("data.preferences",),
     "prompt": ("data.prompts",),
 }
 _NEEDS = {
     "text": "text",
     "dialogue": "messages, conversations, prompt + completion or instruction + output",
     "comparison": "prompt + chosen + rejected, or ranked answers",
+    "unpaired": "prompt + completion + label",
     "prompt": "prompt",
 }
 
