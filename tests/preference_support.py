@@ -32,7 +32,7 @@ RUNS = {
     "dpo": ("rl.algorithm=dpo",),
     "kto": ("rl.algorithm=kto",),
     "online": ("rl.algorithm=dpo", "rl.online=true", "rl.group=4"),
-    "raft": ("rl.algorithm=raft", "rl.distil.n=4", "rl.distil.rounds=2", "rl.distil.keep=2"),
+    "raft": ("rl.algorithm=raft", "rl.distil.n=4", "rl.distil.rounds=2", "rl.distil.threshold=-2"),
 }
 
 

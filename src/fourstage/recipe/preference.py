@@ -164,9 +164,4 @@ def _faults_of_distilling(section: RL) -> list[str]:
         found.append(f"distil.keep={told.keep} is more than distil.n={n}: write at most {n}")
     if told.rounds and name == "bon":
         found.append("distil.rounds is of raft: bon draws from one model; leave it out")
-    if told.rounds and section.episodes and section.rollout_batch:
-        found.append(
-            "distil.rounds, episodes and rollout_batch say the same thing twice (episodes are "
-            "rounds x rollout_batch): leave one of them out"
-        )
     return found

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fourstage.data.batch import Batch
 from fourstage.objectives.next_token import NextToken
+from fourstage.objectives.objective import Objective, tokens_of_documents
 from fourstage.randomness import permutation
 from fourstage.stages.context import StageContext
 from fourstage.stages.datafiles import sample_tasks
@@ -46,8 +47,7 @@ def train(
     drawing = Drawing(
         context.tokenizer, tasks, section, players.reward_model, context.seed, context.group, say
     )
-    # Those below a threshold are not trained, which is no fault of the mask.
-    checks = guards if section.distil.threshold is None else []
+    checks = [of_trained(guard) for guard in guards]
     return context.train(
         policy,
         NextToken(0.0, *context.recipe.model.routing_losses),
@@ -55,6 +55,18 @@ def train(
         guards=[*checks, documents_do_not_leak()],
         sample=lambda step: answers(context, policy, sample_tasks(context), players.reward_model),
     )
+
+
+def of_trained(guard: Guard) -> Guard:
+    """The guard on documents that are trained: what fills up a step is not, and that is no fault of
+    the mask."""
+
+    def of_them(module: nn.Module, objective: Objective, batch: Batch) -> None:
+        trained = (tokens_of_documents(batch) > 0).nonzero().squeeze(1).tolist()
+        if trained:
+            guard(module, objective, batch.select(trained))
+
+    return of_them
 
 
 class BestResponses:
