@@ -21,7 +21,7 @@ from fourstage.data.prepared import PreparedData
 from fourstage.data.reading import RawFile, find_files, raw_hashes
 from fourstage.data.shapes import check_mapping
 from fourstage.errors import InputError
-from fourstage.recipe.preference import reads_comparisons
+from fourstage.recipe.preference import takes_judgements
 from fourstage.recipe.schema import PARTS, Recipe
 from fourstage.tasks import Task
 
@@ -69,8 +69,8 @@ class Materials:
     @property
     def _compared(self) -> tuple[str, ...]:
         """Kinds of rows of `data.preferences`: KTO learns from single judgements too."""
-        learns = self.recipe.rl.algorithm == "kto" and reads_comparisons(self.recipe.rl)
-        return ("comparison", "ranking", *(("unpaired",) if learns else ()))
+        judged = ("unpaired",) if takes_judgements(self.recipe.rl) else ()
+        return ("comparison", "ranking", *judged)
 
     def raw(self, part: str) -> dict[str, str]:
         """name -> sha256 of the raw files of a part."""
@@ -106,7 +106,9 @@ class Materials:
     def own_rows(self, part: str) -> Report:
         """All that decides the rows of a part that is read from files, but for the split."""
         data = self.recipe.data
-        how = {"keys": data.keys, "bad_rows": data.bad_rows} if data.paths(part) else {}
+        how: Report = {"keys": data.keys, "bad_rows": data.bad_rows} if data.paths(part) else {}
+        if how and part == "preferences" and takes_judgements(self.recipe.rl):
+            how["judgements"] = True
         return {"raw": self.raw(part), **how}
 
     def _sampled_by(self) -> list[str]:

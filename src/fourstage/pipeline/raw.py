@@ -12,7 +12,7 @@ from fourstage.errors import InputError
 from fourstage.files import sha256_json
 from fourstage.recipe import PARTS, Recipe
 from fourstage.recipe.data import REPLAY
-from fourstage.recipe.preference import reads_comparisons
+from fourstage.recipe.preference import reads_comparisons, takes_judgements
 
 # stage -> the field of `data` that says how much of it there is, where it is not read from files.
 _AMOUNTS = {"sft": "demonstrations", "reward": "comparisons", "rl": "rl_prompts"}
@@ -96,6 +96,8 @@ def data_key(recipe: Recipe, stage: str, hashes: Hashes) -> str:
     if origin == "files" and stage != "pretrain":
         told |= {"files": sorted(hashes.get(part, {}).values()), "keys": data.keys}
         told["bad_rows"] = data.bad_rows
+        if part == "preferences" and takes_judgements(recipe.rl):
+            told["judgements"] = True
     from_text = origin == "made" or (stage == "rl" and bool(data.paths("pretrain")))
     if from_text or (origin == "files" and stage == "pretrain"):
         text = sorted(hashes.get("pretrain", {}).values())

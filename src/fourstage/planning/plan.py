@@ -17,6 +17,7 @@ from fourstage.planning.rules import Derived
 from fourstage.planning.speed import Speed, Trial, measure
 from fourstage.planning.steps import Laid, largest_fit, layouts, stage_step
 from fourstage.recipe import PARTS, STAGES, Compute, Recipe
+from fourstage.recipe.preference import reads_comparisons
 
 if TYPE_CHECKING:
     import torch
@@ -251,7 +252,7 @@ class _Planner:
         config, rl = self.config, self.recipe.rl
         cells = self._micro_batch(stage, work)
         held = step_memory(config, cells, self._step(stage))
-        if stage != "rl":
+        if stage != "rl" or reads_comparisons(rl):
             return held.total
         rows, longest = rl.rollout_batch or 0, self.rows.prompt + (rl.max_new_tokens or 0)
         cache = rollout_memory(config, rows, int(longest), device=self.facts.device)

@@ -26,6 +26,7 @@ from fourstage.planning.shapes import (
 )
 from fourstage.planning.steps import Fit, largest_fit
 from fourstage.recipe import STAGES, Recipe, recipe_from
+from fourstage.recipe.preference import draws
 from fourstage.recipe.ramp import BatchRamp, StepCells
 
 # A micro-batch on a CPU: beyond it nothing gets faster, and what is stored leaves the caches.
@@ -366,7 +367,7 @@ class _Filling:
             self.fill(f"{stage}.{name}_every", rules.every(steps, times), f"{times} times a stage")
         if stage == "rl":
             rl = self.values["rl"]
-            if rl["minibatches"]:
+            if draws(self.recipe.rl):
                 self.fill("rl.log_every", rl["epochs"] * rl["minibatches"], "each iteration")
         self.fill(f"{stage}.log_every", rules.every(steps, 200), "200 times a stage")
 

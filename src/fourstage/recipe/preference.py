@@ -84,6 +84,11 @@ def reads_comparisons(section: RL) -> bool:
     return compares(section) and not section.online
 
 
+def takes_judgements(section: RL) -> bool:
+    """Whether rows of `data.preferences` may be single responses, called good or bad."""
+    return section.algorithm == "kto" and reads_comparisons(section)
+
+
 def draws(section: RL) -> bool:
     """Whether the stage draws responses to learn from."""
     return not reads_comparisons(section)
