@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fourstage.adapters.adapting import adapt, base_of
 from fourstage.data.batch import Batch, Example
 from fourstage.data.store import Store, write_store
 from fourstage.model.actor_critic import ActorCritic
@@ -19,7 +20,10 @@ from fourstage.objectives.kto import KTO
 from fourstage.objectives.preference import DirectPreference
 from fourstage.objectives.preferences import preference_of
 from fourstage.parallel.group import Group
+from fourstage.parallel.mesh import Mesh
+from fourstage.parallel.sizes import Sizes
 from fourstage.randomness import numpy_generator
+from fourstage.recipe.adapter import Adapter
 from fourstage.stages.preference import Finishing, GivenSource
 from fourstage.training.trainer import Trainer
 from fourstage.training.update import Outcome
@@ -57,31 +61,54 @@ def reference() -> Transformer:
     return tiny_model(1).eval().requires_grad_(False)
 
 
-def learning(folder: Path, name: str, group: Group | None = None, **settings: Any) -> Trainer:
-    """A trainer by a loss on comparisons."""
-    group = group or Group()
+def learning(
+    folder: Path, name: str, group: Group | None = None, adapted: bool = False, **settings: Any
+) -> Trainer:
+    """A trainer by a loss on comparisons; with an adapter, whose base is the reference."""
+    group, policy = group or Group(), tiny_model(1)
+    if adapted:
+        adapt(policy, Adapter(rank=4), 0)
     if group.writes and not (folder / "store").exists():
         comparison_store(folder / "store")
     group.any(False)
     is_kto = name == "kto"
     has_reference = is_kto or preference_of(name).has_reference
-    finishing = Finishing(reference() if has_reference else None, is_kto, CONFIG.context, group)
+    asked = base_of(policy).eval() if adapted else reference() if has_reference else None
+    finishing = Finishing(asked, is_kto, CONFIG.context, group, adapted)
     source = GivenSource(Store.open(folder / "store"), 6, 0, finishing, apart=is_kto)
     objective = KTO() if is_kto else DirectPreference(preference_of(name))
     where = folder / name if group.writes else folder / "nothing-is-written-here"
-    made = trainer(
-        where, ActorCritic(tiny_model(1)), source, objective=objective, group=group, **settings
-    )
+    module = ActorCritic(policy)
+    made = trainer(where, module, source, objective=objective, group=group, **settings)
     made.checkpoints.folder = folder / name / "checkpoints"
     return made
 
 
-def losses(group: Group, folder: str, names: list[str]) -> dict[str, list[float]]:
-    """What the processes of the test of layouts do: the loss and the norm of each step."""
+CASES: dict[str, dict[str, Any]] = {
+    "dpo": {"name": "dpo"},
+    "kto": {"name": "kto"},
+    "kto, sharded": {"name": "kto", "layout": {"shard": 2}},
+    "dpo, an adapter, sharded": {"name": "dpo", "adapted": True, "layout": {"shard": 2}},
+}
+
+
+def losses(group: Group, folder: str) -> dict[str, list[float]]:
+    """What the processes of the test of layouts do: loss and norm of each step of each case."""
     found = {}
-    for name in names:
-        made = learning(Path(folder), name, group, steps=5, micro_batch_tokens=40)
-        found[name] = steps_of(made)
+    for case, told in CASES.items():
+        layout = told.get("layout")
+        mesh = Mesh(group, Sizes(**layout)) if layout and group.world_size > 1 else None
+        found[case] = steps_of(
+            learning(
+                Path(folder) / case,
+                told["name"],
+                group,
+                told.get("adapted", False),
+                mesh=mesh,
+                steps=5,
+                micro_batch_tokens=40,
+            )
+        )
     return found
 
 
