@@ -19,6 +19,7 @@ from fourstage.planning.flops import training_work
 from fourstage.planning.steps import frozen_models
 from fourstage.recipe import load
 from fourstage.recipe.preference import COMPARING, DISTILLING
+from fourstage.reporting.batches import stage_batch
 from pipeline_support import (
     folders,
     go,
@@ -251,3 +252,10 @@ def test_more_steps_than_there_is_to_learn_from_are_refused():
     told = ["rl.algorithm=bon", "rl.rollout_batch=32", "rl.minibatches=4"]
     with pytest.raises(InputError, match="write a multiple of 16, such as 64"):
         resolve(load("quickstart", told))
+
+
+def test_a_batch_of_the_stage_can_be_looked_at(run):
+    go(tiny("rl.algorithm=dpo"), run)
+    batch, scored = stage_batch(run, "rl", 2)
+    assert not scored and batch.documents["group"].tolist()[:4] == [0, 0, 1, 1]
+    assert batch.streams.keys() == {"loss_weights"}

@@ -15,6 +15,7 @@ from fourstage.adapters.adapting import base_of, narrow
 from fourstage.data.batch import Batch, Example
 from fourstage.data.sources import DocumentSource, ExampleSource, PairSource
 from fourstage.data.store import Store, write_store
+from fourstage.errors import InputError
 from fourstage.evaluation.responses import Response
 from fourstage.generation.engine import Engine
 from fourstage.generation.sampling import Sampling
@@ -25,6 +26,7 @@ from fourstage.objectives.bradley_terry import BradleyTerry
 from fourstage.objectives.next_token import NextToken
 from fourstage.objectives.objective import Objective
 from fourstage.planning.facts import row_tokens
+from fourstage.planning.preferring import learns_otherwise
 from fourstage.profiling.stopwatch import Stopwatch
 from fourstage.randomness import numpy_generator
 from fourstage.recipe import RL, Recipe
@@ -133,6 +135,11 @@ def _length(random: np.random.Generator, mean: float, most: int) -> int:
 
 def _rl(recipe: Recipe, policy: Transformer, watch: Stopwatch) -> Made:
     section = recipe.rl
+    if learns_otherwise(section):
+        raise InputError(
+            f"rl.algorithm={section.algorithm} is not timed: its updates are those of sft; write "
+            "--stage sft, or rl.algorithm=grpo"
+        )
     critic = policy.with_scalar_head(recipe.seed) if section.algorithm == "ppo" else None
     judge = frozen(policy.with_scalar_head(recipe.seed))
     narrow([policy, *([critic] if critic else [])], section, recipe.seed)

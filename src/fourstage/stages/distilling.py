@@ -133,14 +133,14 @@ class BestResponses:
             "iteration": self.iteration,
             "rows": self.drawing.rows,
             "numbers": self.numbers,
-            "kept": self.kept.state() if self.kept is not None else None,
+            "rollouts": self.kept.state() if self.kept is not None else None,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         self.iteration = int(state["iteration"])
         self.drawing.rows = int(state["rows"])
         self.numbers = dict(state["numbers"])
-        held = state["kept"]
+        held = state["rollouts"]
         self.kept = Batch.from_state(held) if held is not None else None
 
 

@@ -18,6 +18,8 @@ from fourstage.interchange import (
 from fourstage.model.transformer import Transformer
 from fourstage.planning import model_config, parent_folder
 from fourstage.planning.parent import at_positions
+from fourstage.recipe import RL
+from fourstage.recipe.preference import compares, distils, reads_comparisons
 from fourstage.reporting.numbers import parameters
 from fourstage.stages.adapting import widen
 from fourstage.stages.context import StageContext
@@ -51,6 +53,18 @@ _SHOWN = (
     "gold_reward_ceiling",
     "kl",
 )
+
+
+def _learned_by(section: RL) -> str:
+    """What a card says of a policy that no policy gradient has trained; else ""."""
+    how = f"The fine-tuned model, trained further by {section.algorithm}"
+    if reads_comparisons(section):
+        return f"{how} on comparisons."
+    if compares(section):
+        return f"{how} on its own responses, compared by a reward model."
+    if distils(section):
+        return f"{how}: by imitating the best of its responses, as a reward model has them."
+    return ""
 
 
 def starting_model(context: StageContext) -> Transformer:
@@ -185,6 +199,8 @@ def save(context: StageContext, model: Transformer, numbers: Numbers) -> None:
     if not context.group.writes:
         return
     product, words = PRODUCTS[context.stage]
+    if context.stage == "rl":
+        words = _learned_by(context.section) or words
     adapted = widen(context, model)
     shown = [
         f"| {name} | {numbers.metrics[name]:.4f} |" for name in _SHOWN if name in numbers.metrics

@@ -124,14 +124,14 @@ class OnlinePairs:
             "iteration": self.iteration,
             "rows": self.drawing.rows,
             "numbers": self.numbers,
-            "pairs": self.pairs.state() if self.pairs is not None else None,
+            "rollouts": self.pairs.state() if self.pairs is not None else None,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         self.iteration = int(state["iteration"])
         self.drawing.rows = int(state["rows"])
         self.numbers = dict(state["numbers"])
-        held = state["pairs"]
+        held = state["rollouts"]
         self.pairs = Batch.from_state(held) if held is not None else None
 
 

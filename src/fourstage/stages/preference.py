@@ -8,12 +8,14 @@ nothing has to be stored. With `rl.online` the policy's own responses are compar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from fourstage.data.batch import Batch
@@ -164,22 +166,34 @@ def train(
 
         source, objective = online_source(context, players, tasks, finishing), objective_of(section)
     else:
-        source, weights = _given(context, finishing)
-        objective = objective_of(section, *weights)
+        source = given_source(context.data, section, context.seed, finishing)
+        objective = objective_of(section, *_weights(context, source.labels))
         watched = _validation(context, players, objective)
     checks = [*guards, documents_do_not_leak()]
     if finishing.reference is not None:
         checks.append(starts_at_reference(tolerance))
-    return context.train(
-        players.trained,
-        objective,
-        source,
-        guards=checks,
-        validate=watched,
-        sample=lambda step: answers(
-            context, players.trained.policy, sample_tasks(context), players.reward_model
-        ),
-    )
+    is_idle = not (has_reference(section) or section.online or section.adapter)
+    with aside(players.reference, context.device) if is_idle else nullcontext():
+        return context.train(
+            players.trained,
+            objective,
+            source,
+            guards=checks,
+            validate=watched,
+            sample=lambda step: answers(
+                context, players.trained.policy, sample_tasks(context), players.reward_model
+            ),
+        )
+
+
+@contextmanager
+def aside(model: Transformer, device: torch.device) -> Generator[None]:
+    """Leaves the device's memory to others: a model that is asked before and after alone."""
+    model.to("cpu")
+    try:
+        yield
+    finally:
+        model.to(device)
 
 
 def objective_of(section: RL, desirable: float = 1.0, undesirable: float = 1.0) -> Objective:
@@ -233,30 +247,30 @@ def _finishing(context: StageContext, players: Players, group: Group) -> Finishi
     )
 
 
-def _given(context: StageContext, finishing: Finishing) -> tuple[GivenSource, tuple[float, float]]:
-    """The source of what was prepared, and the weights of good and bad responses."""
-    section, seed = context.section, context.seed
-    told = section.preference
-    folder = context.data / "reward"
-    labelled = folder / "labelled" / "train"
+def given_source(data: Path, section: RL, seed: int, finishing: Finishing) -> GivenSource:
+    """The source of what was prepared: single judgements where those were given.
+
+    Args:
+        data: the run's prepared data. section: `rl` of a resolved recipe.
+    """
+    told: Any = section.preference
+    labelled = data / "reward" / "labelled" / "train"
     if labelled.is_dir():
         store = Store.open(labelled)
-        labels = labels_of(store)
-        source = GivenSource(store, 2 * told.pairs_per_step, seed, finishing, labels)
-        return source, _weights(context, labels)
-    store = Store.open(folder / "train")
+        return GivenSource(store, 2 * told.pairs_per_step, seed, finishing, labels_of(store))
+    store = Store.open(data / "reward" / "train")
     apart = section.algorithm == "kto"
-    source = GivenSource(store, told.pairs_per_step, seed, finishing, apart=apart)
-    return source, _weights(context, np.array([GOOD, BAD]))
+    return GivenSource(store, told.pairs_per_step, seed, finishing, apart=apart)
 
 
-def _weights(context: StageContext, labels: np.ndarray) -> tuple[float, float]:
+def _weights(context: StageContext, labels: np.ndarray | None) -> tuple[float, float]:
     """Weights of good and bad responses: those given, else the rarer kind counts as the other.
 
     Raises:
         InputError: all are of one kind.
     """
     told = context.section.preference
+    labels = np.array([GOOD, BAD]) if labels is None else labels
     good, bad = int((labels == GOOD).sum()), int((labels == BAD).sum())
     if not (good and bad):
         raise InputError(

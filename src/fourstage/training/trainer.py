@@ -259,12 +259,13 @@ class Trainer:
             NotFinite: too many steps in a row were skipped.
         """
         counts, window = self.counts, self.window
+        trained = unsurveyed(self.objective, batch)
         counts.step += 1
-        counts.tokens += batch.cells
-        counts.flops += self.cost(unsurveyed(self.objective, batch).lengths)
+        counts.tokens += trained.cells
+        counts.flops += self.cost(trained.lengths)
         counts.skipped += not outcome.applied
         counts.skipped_in_a_row = 0 if outcome.applied else counts.skipped_in_a_row + 1
-        window.tokens += batch.cells
+        window.tokens += trained.cells
         window.seconds += seconds
         if not outcome.fault:
             self.stability.history.add(outcome.loss, outcome.gradient_norm)
