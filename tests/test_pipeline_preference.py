@@ -230,6 +230,7 @@ def test_the_plan_counts_the_models_that_are_there():
         (["rl.algorithm=dpo", "rl.preference.gamma=1"], "gamma=1 is of simpo"),
         (["rl.algorithm=dpo", "rl.preference.desirable=1"], "desirable is not of dpo"),
         (["rl.algorithm=kto", "rl.preference.gamma=1"], "gamma is not of kto"),
+        (["rl.algorithm=kto", "rl.preference.pairs_per_step=1"], "write 2 or more"),
         (["rl.algorithm=dpo", "rl.online=true", "rl.group=1"], "group=1 leaves nothing"),
         (
             ["rl.algorithm=dpo", "rl.online=true", "rl.preference.pairs_per_step=4"],
@@ -248,10 +249,17 @@ def test_what_does_not_fit_is_refused_in_words(overrides, fault):
         tiny(*overrides)
 
 
-def test_more_steps_than_there_is_to_learn_from_are_refused():
-    told = ["rl.algorithm=bon", "rl.rollout_batch=32", "rl.minibatches=4"]
-    with pytest.raises(InputError, match="write a multiple of 16, such as 64"):
-        resolve(load("quickstart", told))
+@pytest.mark.parametrize(
+    ("told", "better"),
+    [
+        (["rl.algorithm=bon", "rl.rollout_batch=32"], "a multiple of 16, such as 64"),
+        (["rl.algorithm=dpo", "rl.online=true", "rl.rollout_batch=30"], "of 8, such as 32"),
+        (["rl.algorithm=kto", "rl.online=true", "rl.rollout_batch=32"], "of 8, such as 64"),
+    ],
+)
+def test_more_steps_than_there_is_to_learn_from_are_refused(told, better):
+    with pytest.raises(InputError, match=better):
+        resolve(load("quickstart", [*told, "rl.minibatches=4"]))
 
 
 def test_a_batch_of_the_stage_can_be_looked_at(run):

@@ -132,10 +132,12 @@ def _drawn(filling: _Filling) -> None:
     each = rules.pairs_per_step(filling.params)
     rule = f"{each.value} to learn from a step: {each.rule}"
     count = filling.fill("rl.minibatches", max(1, units // each.value), rule)
-    if batch % group or count > units:
+    # KTO compares with responses to other prompts of the step.
+    least = count * (2 if stage.algorithm == "kto" else 1)
+    if batch % group or least > units:
         raise InputError(
             f"rl.rollout_batch={batch} in groups of {group} gives {units} to learn from in "
-            f"rl.minibatches={count}: write a multiple of {group}, such as {count * group}"
+            f"rl.minibatches={count}: write a multiple of {group}, such as {least * group}"
         )
     an_iteration = stage.epochs * count
     rounds = stage.distil.rounds if stage.distil else None

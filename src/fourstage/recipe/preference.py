@@ -145,6 +145,11 @@ def _faults_of_preference(section: RL) -> list[str]:
             f"preference.pairs_per_step={told.pairs_per_step} is of given comparisons, and with "
             "online=true a step is rollout_batch / group / minibatches pairs: leave it out"
         )
+    if name == "kto" and told.pairs_per_step == 1:
+        found.append(
+            "preference.pairs_per_step=1 leaves kto no responses to other prompts to compare "
+            "with: write 2 or more"
+        )
     wrong = [key for key in (_OF_LOSSES if name == "kto" else _OF_KTO) if getattr(told, key)]
     found += [f"preference.{key} is not of {name}: leave it out" for key in wrong]
     if name != "kto" and not wrong:

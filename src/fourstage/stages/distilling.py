@@ -113,6 +113,7 @@ class BestResponses:
         rewards = drawing.rewards(responses)
         kept = the_best(rewards, self.section.group, told.keep, told.threshold)
         batch = drawn_batch(responses)
+        batch.documents["scores"] = rewards
         self.numbers = {
             "iteration": iteration,
             **drawing.numbers(chosen, responses, rewards),

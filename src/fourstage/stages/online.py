@@ -103,6 +103,7 @@ class OnlinePairs:
         sides = best_and_worst(rewards, self.section.group)
         gaps = rewards[sides[:, 0]] - rewards[sides[:, 1]]
         batch = drawn_batch(responses)
+        batch.documents["scores"] = rewards
         self.numbers = {
             "iteration": iteration,
             **drawing.numbers(chosen, responses, rewards),
