@@ -135,6 +135,13 @@ def test_single_judgements_are_learned_from_by_kto_alone(run, tmp_path):
         go(tiny("rl.algorithm=dpo", labels), run)
 
 
+def test_held_out_judgements_of_one_prompt_are_not_watched(run, tmp_path):
+    path = _labels(tmp_path, 15)
+    said = go(tiny("rl.algorithm=kto", f"data.preferences={path}"), run)
+    assert any(line.endswith("1 held out, from files") for line in said)
+    assert "validation_loss" not in rows(run, "rl")[-1]
+
+
 def test_judgements_of_one_kind_are_refused(run, tmp_path):
     labels = f"data.preferences={_labels(tmp_path, good=1)}"
     with pytest.raises(InputError, match="calls all its responses good"):
@@ -207,6 +214,8 @@ def test_the_plan_counts_the_models_that_are_there():
         return frozen_models(resolve(load("quickstart", overrides))[0], "rl")
 
     assert models("rl.algorithm=dpo") == 1
+    assert models("rl.algorithm=simpo") == 0, "its reference is asked before and after alone"
+    assert models("rl.algorithm=simpo", "rl.online=true") == 2
     assert models("rl.algorithm=dpo", "rl.adapter.rank=4") == 0
     assert models("rl.algorithm=dpo", "rl.online=true") == 2
     assert models("rl.algorithm=raft") == 2

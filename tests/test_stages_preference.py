@@ -12,7 +12,7 @@ import torch
 
 from fourstage.adapters.adapting import adapt, base_of
 from fourstage.data.batch import Batch, Example
-from fourstage.data.compared import compared, judged, last_response, pairs_of
+from fourstage.data.compared import compared, judged, last_response, pairs_of, prompts_of
 from fourstage.data.store import Store
 from fourstage.evaluation.implicit import objective_on, pairs_in_order
 from fourstage.model.actor_critic import ActorCritic
@@ -98,6 +98,12 @@ def test_kto_reads_strangers_behind_good_and_bad_responses(store):
     labels = batch.documents["labels"].tolist()
     assert labels[:12] == [1, -1] * 6 and set(labels[12:]) == {0}
     assert len(labels) == 24
+
+
+def test_prompts_are_told_apart(store):
+    pairs = compared(pairs_of(store, range(5)))
+    wanted = {tuple(store[2 * i].tokens[:6].tolist()) for i in range(5)}
+    assert len(wanted) > 1 and prompts_of(pairs) == wanted
 
 
 def test_single_judgements_keep_their_labels(store):

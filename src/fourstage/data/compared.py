@@ -49,6 +49,12 @@ def with_prompts(batch: Batch, examples: Sequence[Example]) -> Batch:
     return batch
 
 
+def prompts_of(batch: Batch) -> set[tuple[int, ...]]:
+    """The different prompts of a batch."""
+    parts = zip(batch.tokens.split(batch.lengths), batch.documents["prompt_tokens"], strict=True)
+    return {tuple(tokens[: int(size)].tolist()) for tokens, size in parts}
+
+
 def pairs_of(store: Store, pairs: Sequence[int]) -> list[Example]:
     """Responses of the given pairs of a store of comparisons, the chosen before the rejected."""
     return [last_response(store[2 * pair + side]) for pair in pairs for side in (0, 1)]

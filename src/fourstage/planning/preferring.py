@@ -17,6 +17,7 @@ from fourstage.recipe.preference import (
     PreferenceSection,
     compares,
     distils,
+    draws,
     has_reference,
     reads_comparisons,
 )
@@ -186,13 +187,11 @@ def work(recipe: Recipe, rows: RowTokens) -> Work:
 
 
 def frozen_models(recipe: Recipe) -> int:
-    """Models that such a stage only reads; an adapter's policy is its own reference.
-
-    The reference is there in any case: how far the policy moved from it is measured.
-    """
+    """Models that such a stage only reads while it trains; an adapter's policy is its own
+    reference. Those that are asked before and after alone are set aside, and are not counted."""
     section = recipe.rl
-    judges = 0 if reads_comparisons(section) and section.reward_model is None else 1
-    return judges + (section.adapter is None)
+    asks = has_reference(section) or bool(section.online)
+    return int(draws(section)) + int(asks and section.adapter is None)
 
 
 def batch(recipe: Recipe) -> tuple[int, str]:

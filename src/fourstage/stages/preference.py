@@ -9,7 +9,7 @@ nothing has to be stored. With `rl.online` the policy's own responses are compar
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from fourstage.data.batch import Batch
-from fourstage.data.compared import BAD, GOOD, compared, judged, labels_of, last_response, pairs_of
+from fourstage.data.compared import (
+    BAD,
+    GOOD,
+    compared,
+    judged,
+    labels_of,
+    last_response,
+    pairs_of,
+    prompts_of,
+)
 from fourstage.data.sources import EndlessStream
 from fourstage.data.store import Store
 from fourstage.errors import InputError
@@ -36,7 +45,7 @@ from fourstage.objectives.preference import DirectPreference
 from fourstage.objectives.preferences import preference_of
 from fourstage.parallel.group import Group
 from fourstage.recipe import RL
-from fourstage.recipe.preference import PreferenceSection, has_reference
+from fourstage.recipe.preference import PreferenceSection, has_reference, reads_comparisons
 from fourstage.stages.context import StageContext
 from fourstage.stages.datafiles import sample_tasks
 from fourstage.stages.drawing import of_each
@@ -129,13 +138,16 @@ class GivenSource:
 
     def of(self, chosen: Sequence[int]) -> Batch:
         """The batch of the chosen comparisons or judgements."""
+        return self.finishing(self.responses(chosen))
+
+    def responses(self, chosen: Sequence[int]) -> Batch:
+        """Those that were given alone."""
         chosen = list(chosen)
         if self.labels is not None:
             rows = [last_response(self.store[index]) for index in chosen]
-            return self.finishing(judged(rows, self.labels[chosen].tolist()))
+            return judged(rows, self.labels[chosen].tolist())
         rows = pairs_of(self.store, chosen)
-        made = judged(rows, [GOOD, BAD] * len(chosen)) if self.apart else compared(rows)
-        return self.finishing(made)
+        return judged(rows, [GOOD, BAD] * len(chosen)) if self.apart else compared(rows)
 
     def state(self) -> dict[str, Any]:
         return {}
@@ -172,8 +184,9 @@ def train(
     checks = [*guards, documents_do_not_leak()]
     if finishing.reference is not None:
         checks.append(starts_at_reference(tolerance))
-    is_idle = not (has_reference(section) or section.online or section.adapter)
-    with aside(players.reference, context.device) if is_idle else nullcontext():
+    with ExitStack() as stack:
+        for model in _idle(section, players):
+            stack.enter_context(aside(model, context.device))
         return context.train(
             players.trained,
             objective,
@@ -186,9 +199,19 @@ def train(
         )
 
 
+def _idle(section: RL, players: Players) -> list[Transformer]:
+    """Models that nothing asks while the policy trains, but for a few samples."""
+    found = []
+    if reads_comparisons(section) and players.reward_model is not None:
+        found.append(players.reward_model)
+    if not (has_reference(section) or section.online or section.adapter is not None):
+        found.append(players.reference)
+    return found
+
+
 @contextmanager
 def aside(model: Transformer, device: torch.device) -> Generator[None]:
-    """Leaves the device's memory to others: a model that is asked before and after alone."""
+    """Leaves the device's memory to the training."""
     model.to("cpu")
     try:
         yield
@@ -293,23 +316,27 @@ def _validation(
     context: StageContext, players: Players, objective: Objective
 ) -> Callable[[], dict[str, float]]:
     """Measures the objective on held-out comparisons or judgements; the reference is asked once."""
-    held: list[Batch] = []
+    held: list[Batch | None] = []
 
     def watch() -> dict[str, float]:
         if not held:
             # Only the process that writes measures: it asks the reference by itself.
             alone = _finishing(context, players, Group(device=context.device))
             held.append(_held_out(context, alone))
-        return objective_on(players.trained, objective, held[0])
+        return {} if held[0] is None else objective_on(players.trained, objective, held[0])
 
     return watch
 
 
-def _held_out(context: StageContext, finishing: Finishing) -> Batch:
+def _held_out(context: StageContext, finishing: Finishing) -> Batch | None:
+    """Some held-out comparisons or judgements; None where KTO would find no strangers in them."""
     labelled = context.data / "reward" / "labelled" / "validation"
     is_labelled = labelled.is_dir()
     store = Store.open(labelled if is_labelled else context.data / "reward" / "validation")
     labels = labels_of(store) if is_labelled else None
     source = GivenSource(store, 1, context.seed, finishing, labels, finishing.strangers)
     units = len(store) if is_labelled else len(store) // 2
-    return source.of(range(min(_WATCHED, units)))
+    found = source.responses(range(min(_WATCHED, units)))
+    if finishing.strangers and len(prompts_of(found)) < 2:
+        return None
+    return finishing(found)
