@@ -150,7 +150,8 @@ def _faults_of_preference(section: RL) -> list[str]:
             "preference.pairs_per_step=1 leaves kto no responses to other prompts to compare "
             "with: write 2 or more"
         )
-    wrong = [key for key in (_OF_LOSSES if name == "kto" else _OF_KTO) if getattr(told, key)]
+    foreign = _OF_LOSSES if name == "kto" else _OF_KTO
+    wrong = [key for key in foreign if getattr(told, key) is not None]
     found += [f"preference.{key} is not of {name}: leave it out" for key in wrong]
     if name != "kto" and not wrong:
         try:

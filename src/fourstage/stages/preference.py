@@ -176,7 +176,8 @@ def train(
     if section.online:
         from fourstage.stages.online import online_source
 
-        source, objective = online_source(context, players, tasks, finishing), objective_of(section)
+        source = online_source(context, players, tasks, finishing)
+        objective = objective_of(section, *_weights(context, None))
     else:
         source = given_source(context.data, section, context.seed, finishing)
         objective = objective_of(section, *_weights(context, source.labels))
@@ -307,8 +308,9 @@ def _weights(context: StageContext, labels: np.ndarray | None) -> tuple[float, f
             f"  rl.preference.desirable = {by_rule[0]:.4g}, undesirable = {by_rule[1]:.4g}  "
             f"({good:,} good and {bad:,} bad responses count alike: Ethayarajh et al., 2024)"
         )
-    pairs = zip(given, by_rule, strict=True)
-    desirable, undesirable = (rule if told is None else told for told, rule in pairs)
+    desirable, undesirable = (
+        by_rule[side] if weight is None else weight for side, weight in enumerate(given)
+    )
     return desirable, undesirable
 
 
