@@ -1,10 +1,10 @@
 """Stage 4: reinforcement learning against the reward model, by PPO or GRPO; or by preferences.
 
-Starts from the chat model, with the reward model frozen; reads data/rl. What learns without
-rollouts (`stages/preference.py`) or by imitation (`stages/distilling.py`) reads and is measured
-alike. Measured on held-out
-prompts by gold reward before and after, against the best that exists, and by the distance moved.
-Gold is measured only: nothing in the stage reads it to stop, select or set anything.
+Starts from the chat model, with the reward model frozen; reads data/rl. Losses on comparisons
+(`stages/preference.py`) read data/reward and need no reward model; `stages/distilling.py` imitates
+the best responses. All are measured on held-out prompts by gold reward before and after, against
+the best that exists, and by the distance moved. Gold is measured only: nothing in the stage reads
+it to stop, select or set anything.
 """
 
 from __future__ import annotations
