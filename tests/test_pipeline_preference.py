@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from data_texts import english
+from fourstage.data.store import Store
 from fourstage.errors import InputError
 from fourstage.files import sha256_json
 from fourstage.objectives.preferences import PREFERENCES
@@ -131,7 +133,7 @@ def test_single_judgements_are_learned_from_by_kto_alone(run, tmp_path):
     found = results(run, "rl")["metrics"]
     assert "preference_accuracy" not in found, "there are no pairs to order"
     assert {"reward_desirable", "validation_loss"} <= rows(run, "rl")[-1].keys()
-    with pytest.raises(InputError, match="algorithm=kto learns from"):
+    with pytest.raises(InputError, match="rl.algorithm=kto and reward.objective=binary learn from"):
         go(tiny("rl.algorithm=dpo", labels), run)
 
 
@@ -154,6 +156,46 @@ def test_a_reward_model_is_not_trained_on_single_judgements(run, tmp_path):
         go(tiny("rl.algorithm=kto", labels), run, only="reward")
 
 
+def test_judgements_serve_kto_and_a_reward_model_of_thumbs_in_one_run(run, tmp_path):
+    told = (f"data.preferences={_labels(tmp_path)}", "reward.objective=binary", "reward.ties=drop")
+    recipe = tiny("rl.algorithm=kto", "rl.preference.pairs_per_step=8", *told)
+    go(recipe, run)
+    go(recipe, run, only="reward")
+    labels = [row["label"] for row in Store.open(run / "data/reward/labelled/train").index["rows"]]
+    thumbs = [row["labels"][""] for row in Store.open(run / "data/reward/train").index["rows"]]
+    assert [label == 1 for label in labels] == [thumb == 1.0 for thumb in thumbs]
+    assert set(labels) == {1, -1}
+    assert "label_accuracy" in results(run, "reward")["metrics"]
+
+
+def test_rankings_are_compared_pair_by_pair(run, tmp_path):
+    ranked = [
+        {"prompt": f"Say {n}.", "responses": [f"{n}", f"{n + 1}", "No."], "ranks": [1, 2, 3]}
+        for n in range(60)
+    ]
+    path = tmp_path / "ranked.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ranked))
+    go(tiny("rl.algorithm=dpo", f"data.preferences={path}"), run)
+    batch, _ = stage_batch(run, "rl", 0)
+    assert len(batch.lengths) % 2 == 0
+    elements = len({row["group"] for row in Store.open(run / "data/reward/train").index["rows"]})
+    facts = json.loads((run / "run.json").read_text())["stages"]["rl"]["facts"]
+    assert facts["comparisons"] == 3 * elements
+
+
+@pytest.mark.parametrize(
+    "told",
+    [("rl.algorithm=raft", "rl.distil.n=4"), ("rl.algorithm=dpo", "rl.online=true", "rl.group=4")],
+    ids=["raft", "online"],
+)
+def test_the_best_may_be_found_by_rewards_without_a_reward_model(run, told):
+    shutil.rmtree(run / "reward")
+    go(tiny(*told, "rl.rewards=missing_end"), run)
+    assert not (run / "reward").exists()
+    assert "proxy_reward" in results(run, "rl")["metrics"]
+    assert any(name.startswith("reward/") for name in rows(run, "rl")[-1])
+
+
 # Rules and refusals
 
 
@@ -166,6 +208,8 @@ def test_a_stage_that_compares_nothing_has_the_hash_of_one_that_could_not():
         del section[name]
     for name in ("keep_checkpoints", "adapter", "freeze"):
         del section[name]
+    row = dataclasses.asdict(recipe.rl.row())
+    section["row"] = {name: value for name, value in row.items() if name != "source"}
     assert section_hash(recipe, "rl") == sha256_json(section)
 
 
@@ -254,7 +298,10 @@ def test_the_plan_counts_the_models_that_are_there():
         (["rl.algorithm=kto", "rl.overlong=leave_out"], "kto draws none"),
         (["rl.algorithm=dpo", "reward.objective=regression"], "objective=bradley_terry"),
         (["rl.algorithm=kto", "reward.objective=binary"], "objective=bradley_terry"),
-        (["rl.algorithm=dpo", "reward.heads.kind=1"], "learns from one: leave them out"),
+        (
+            ["rl.algorithm=dpo", "reward.heads={kind: 1, true: 2}"],
+            "learns from one: leave them out",
+        ),
     ],
     ids=str,
 )

@@ -12,8 +12,8 @@ import torch
 
 from fourstage.adapters.adapting import adapt, base_of
 from fourstage.data.batch import Batch, Example
-from fourstage.data.compared import compared, judged, last_response, pairs_of, prompts_of
-from fourstage.data.store import Store
+from fourstage.data.compared import compared, judged, last_response, pair_rows, pairs_of, prompts_of
+from fourstage.data.store import Store, write_store
 from fourstage.evaluation.implicit import objective_on, pairs_in_order
 from fourstage.model.actor_critic import ActorCritic
 from fourstage.objectives.kto import KTO
@@ -61,6 +61,14 @@ def test_the_chosen_response_stands_before_the_rejected_one(store):
         assert (steps == (1 if number % 2 == 0 else 38)).all()
 
 
+def test_a_ranking_compares_each_answer_with_those_below_it_and_ties_say_nothing(tmp_path):
+    places = [[2, 1, 3], [1, 1], [1, 2, 2]]
+    told = [{"group": group, "place": at} for group, row in enumerate(places) for at in row]
+    tokens = [Example(np.array([1, 2, row]), np.array([False, True, False])) for row in range(8)]
+    found = pair_rows(write_store(tmp_path / "ranked", tokens, told, vocab_size=40, masked=True))
+    assert found.tolist() == [[0, 2], [1, 0], [1, 2], [5, 6], [5, 7]]
+
+
 def test_a_source_gives_the_same_bits_whenever_it_is_asked(store):
     drawn = source(store)
     asked = [drawn.batch(step) for step in (5, 0, 5)]
@@ -101,7 +109,7 @@ def test_kto_reads_strangers_behind_good_and_bad_responses(store):
 
 
 def test_prompts_are_told_apart(store):
-    pairs = compared(pairs_of(store, range(5)))
+    pairs = compared(pairs_of(store, pair_rows(store)[:5]))
     wanted = {tuple(store[2 * i].tokens[:6].tolist()) for i in range(5)}
     assert len(wanted) > 1 and prompts_of(pairs) == wanted
 
@@ -152,7 +160,7 @@ def test_training_lowers_the_objective_on_comparisons(tmp_path, name):
     made.train()
     after = objective_on(made.module, objective, held)
     assert after["validation_loss"] < 0.8 * before["validation_loss"]
-    batch = compared(pairs_of(made.source.store, range(24)))
+    batch = compared(pairs_of(made.source.store, made.source.pairs))
     ref = None if name == "simpo" else reference()
     assert pairs_in_order(policy, ref, batch, by_token=name == "simpo").mean() > 0.9
 
@@ -229,7 +237,7 @@ def test_a_fault_in_a_surveyed_step_names_its_documents(store, label):
 
 
 def test_judgements_of_weight_nothing_give_no_z(store):
-    batch = judged(pairs_of(store, range(3)), [1, -1] * 3)
+    batch = judged(pairs_of(store, pair_rows(store)[:3]), [1, -1] * 3)
     batch.documents["labels"][-1] = 0
     batch.streams["ref_logprobs"] = torch.zeros(batch.cells)
     told = KTO().informed(batch, torch.zeros(2))

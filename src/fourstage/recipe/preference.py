@@ -20,8 +20,8 @@ DISTILLING = ("bon", "raft")
 # Fields of a stage that take more than these algorithms know.
 _OF_KTO = ("desirable", "undesirable")
 _OF_LOSSES = ("label_smoothing", "gamma", "by_length", "nll_coefficient")
-# Fields of `rl` that policy gradients alone have, but for `kl_coefficient`, which ready-made recipes
-# give: it has no effect here.
+# Fields of `rl` that policy gradients alone have, but for `kl_coefficient`: ready-made recipes
+# give it, and it has no effect here.
 _OF_POLICY_GRADIENTS = (
     "advantage",
     "advantage_scale",
