@@ -13,7 +13,7 @@ from fourstage.parallel.group import Group
 from fourstage.parallel.mesh import Mesh
 from fourstage.parallel.sizes import Sizes
 from fourstage.recipe.adapter import Adapter
-from fourstage.stages import policy as rl
+from fourstage.stages import rl
 from parallel_support import together
 from pipeline_support import go, results, tiny, touched, weights
 from tiny_models import tiny_model

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fourstage.errors import InputError
 from fourstage.planning import model_config, resolve
 from fourstage.planning.facts import row_tokens
 from fourstage.planning.memory import optimiser_bytes
@@ -207,6 +208,12 @@ def test_the_report_has_the_keys_that_it_promises(found):
             "frozen",
         }
         assert 0 < told["stages"][stage]["share_of_ceiling"] < 1
+
+
+def test_what_draws_no_rollouts_is_not_measured_as_if_it_did():
+    recipe, config = resolved("rl.algorithm=dpo")
+    with pytest.raises(InputError, match="dpo is not timed"):
+        bench(recipe, config, ["rl"], CPU, seconds=0.02)
 
 
 def test_grpo_is_measured_without_a_critic():

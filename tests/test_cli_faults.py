@@ -71,7 +71,7 @@ def test_an_unknown_recipe_is_answered_with_the_nearest(
         ("sft.steps=many", "sft.steps=many: 'many' is not a number"),
         ("sft.steps=1.5", "whole number"),
         ("rl.gamma=2", "rl.gamma=2: must be at most 1"),
-        ("rl.algorithm=ppp", "reinforce++-baseline; did you mean 'ppo'?"),
+        ("rl.algorithm=ppp", "raft; did you mean 'ppo'?"),
         ("sft", "write key=value"),
         ("device=abacus", "must be one of auto, cpu"),
         ("rl.group=3", "rl: rollout_batch=16 is not a multiple of group=3"),

@@ -9,7 +9,6 @@ from fourstage.data.batch import Batch
 from fourstage.objectives.algorithms import algorithm_of
 from fourstage.objectives.correction import TIS
 from fourstage.objectives.kto import KTO
-from fourstage.objectives.objective import with_survey
 from fourstage.objectives.policy_gradient import PolicyGradient
 from fourstage.objectives.preference import DirectPreference
 from fourstage.objectives.preferences import preference_of
@@ -31,17 +30,13 @@ def policy():
     return tiny_model("language", 1, torch.float32)
 
 
-def surveyed() -> Batch:
-    return with_survey(KTO(), policy(), single(kto_batch(8)))
-
-
 CASES = {
     "gspo": (lambda: PolicyGradient(algorithm_of("gspo"), 0.7, correction=TIS), group_batch),
     "dapo": (lambda: PolicyGradient(algorithm_of("dapo"), 0.7, 0.01), group_batch),
     "rloo": (lambda: PolicyGradient(algorithm_of("rloo"), 0.7), group_batch),
     "dpo": (lambda: DirectPreference(preference_of("dpo")), preference_batch),
     "orpo": (lambda: DirectPreference(preference_of("orpo")), preference_batch),
-    "kto": (KTO, surveyed),
+    "kto": (KTO, lambda: single(kto_batch(8))),
 }
 
 

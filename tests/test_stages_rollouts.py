@@ -166,11 +166,11 @@ def test_the_kl_coefficient_follows_its_target():
 
 
 def test_gold_is_written_down_and_changes_nothing(monkeypatch):
-    from fourstage.stages import rollouts
+    from fourstage.stages import drawing
 
     plain = source()
     plain.batch(0)
-    monkeypatch.setattr(rollouts.checkers, "gold", lambda task, response: 0.123)
+    monkeypatch.setattr(drawing.checkers, "gold", lambda task, response: 0.123)
     other = source()
     other.batch(0)
     assert other.metrics()["gold"] == pytest.approx(0.123)

@@ -54,6 +54,21 @@ class Pair:
         return row
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """A response to one task, called good or bad."""
+
+    task: Task
+    messages: Messages
+    is_good: bool
+
+    @property
+    def demonstration(self) -> Demonstration:
+        """The conversation, of which the last answer alone is trained."""
+        before = (False,) * (len(self.messages) - 1)
+        return Demonstration(self.task, self.messages, (*before, True))
+
+
 def turns(prompt: str | Messages) -> Messages:
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fourstage.data.documents import content_hash, place
-from fourstage.data.encoding import Demonstration, Pair
+from fourstage.data.encoding import Demonstration, Judgement, Pair, answered
 from fourstage.data.judgements import Judged, Ranking, Stepped
 from fourstage.data.judging import Judging
 from fourstage.data.making import Limits, free_task, reference_task
@@ -90,6 +90,8 @@ def read_part(
             if judging:
                 # What two people say of one answer is no repeat.
                 said += [row.head, row.label, row.scores, row.ranks, dict(row.attributes)]
+            elif row.label is not None:
+                said.append(row.label)
             content = content_hash(json.dumps(said))
             if content in seen:
                 rows.counts["duplicate"] += 1
@@ -150,6 +152,8 @@ def _rows_of(
             why = misfit(row.shape, shape)
         elif row.kind not in kinds:
             why = f"{name} needs {needed(kinds[0])}; this row is {SHAPES.get(row.shape, row.kind)}"
+            if row.kind == "unpaired" and "comparison" in kinds:
+                why += ", which rl.algorithm=kto and reward.objective=binary learn from"
         elif judging:
             why = judging.fault(row)
         if why:
@@ -259,6 +263,17 @@ def judged(row: Row) -> list[Judged]:
 def stepped(row: Row) -> Stepped:
     task = reference_task(_prompt(row.messages or []), "\n".join(row.responses))
     return Stepped(counted_under(row, task), row.responses, row.scores)
+
+
+def judgements(row: Row) -> list[Judgement]:
+    """The judgement that a row is, or those of both sides of a comparison."""
+    messages = row.messages or []
+    if row.kind == "unpaired":
+        task = reference_task(_prompt(messages[:-1]), messages[-1]["content"])
+        return [Judgement(task, messages, bool(row.label))]
+    task = reference_task(_prompt(messages), row.chosen)
+    sides = ((row.chosen, True), (row.rejected, False))
+    return [Judgement(task, answered(task.prompt, said), is_good) for said, is_good in sides]
 
 
 def task_maker(vocabulary: Vocabulary | None, limits: Limits) -> Callable[[Row], Task]:

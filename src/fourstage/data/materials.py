@@ -13,7 +13,7 @@ from fourstage import files
 from fourstage.data import fromfiles, fromworld
 from fourstage.data.corpus import Corpus, corpus_inputs
 from fourstage.data.documents import Kept
-from fourstage.data.encoding import Demonstration
+from fourstage.data.encoding import Demonstration, Judgement
 from fourstage.data.fromtext import Sampler, TextMaterials
 from fourstage.data.judging import Judging, judged_inputs, kinds_for
 from fourstage.data.making import Limits
@@ -22,6 +22,7 @@ from fourstage.data.reading import RawFile, find_files, raw_hashes
 from fourstage.data.rewards import RewardRows, from_rows
 from fourstage.data.shapes import check_mapping
 from fourstage.errors import InputError
+from fourstage.recipe.preference import takes_judgements
 from fourstage.recipe.rewarding import RewardKind
 from fourstage.recipe.schema import PARTS, Recipe
 from fourstage.tasks import Task
@@ -67,6 +68,15 @@ class Materials:
         paths = self.recipe.data.paths(part)
         return find_files(paths, f"data.{part}")[0] if paths else []
 
+    @property
+    def _judged(self) -> tuple[tuple[str, ...], Judging | None]:
+        """Kinds of rows of `data.preferences`, and what is read beside them; KTO learns from
+        comparisons and single judgements alike."""
+        if takes_judgements(self.recipe.rl):
+            return ("comparison", "ranking", "unpaired"), None
+        section = self.recipe.reward
+        return kinds_for(section), Judging(section)
+
     def raw(self, part: str) -> dict[str, str]:
         """name -> sha256 of the raw files of a part."""
         return raw_hashes(self.found(part))
@@ -105,7 +115,9 @@ class Materials:
     def own_rows(self, part: str) -> Report:
         """All that decides the rows of a part that is read from files, but for the split."""
         data = self.recipe.data
-        how = {"keys": data.keys, "bad_rows": data.bad_rows} if data.paths(part) else {}
+        how: Report = {"keys": data.keys, "bad_rows": data.bad_rows} if data.paths(part) else {}
+        if how and part == "preferences" and takes_judgements(self.recipe.rl):
+            how["judgements"] = True
         return {"raw": self.raw(part), **how}
 
     def _sampled_by(self) -> list[str]:
@@ -168,11 +180,7 @@ class Materials:
             yield from fromworld.counted_texts(seed, world_documents(self.recipe))
         elif data.pretrain:
             yield from self.corpus().texts("train", _COUNTED_CHARACTERS)
-        section = self.recipe.reward
-        for part, kinds, judging in (
-            ("sft", ("dialogue",), None),
-            ("preferences", kinds_for(section), Judging(section)),
-        ):
+        for part, kinds, judging in (("sft", ("dialogue",), None), ("preferences", *self._judged)):
             if self.found(part):
                 rows = self.rows(part, kinds, judging)
                 yield from (row.as_text() for row in rows.train)
@@ -237,6 +245,21 @@ class Materials:
         held_out = list(made.comparisons(part, few, sample, samples / "held_out"))
         found = RewardRows(train, held_out, held_out)
         return found, {"origin": origin, "asked_for": count + few}
+
+    def judgements(self) -> tuple[list[Judgement], list[Judgement], Report] | None:
+        """Training and held-out single judgements for KTO, where `data.preferences` holds such
+        rows; comparisons beside them are two each."""
+        is_of_files = self.recipe.data.origin("preferences") == "files"
+        if not is_of_files or not takes_judgements(self.recipe.rl):
+            return None
+        rows = self.rows("preferences", *self._judged)
+        if not any(row.kind == "unpaired" for row in [*rows.train, *rows.validation]):
+            return None
+        train = [each for row in rows.train for each in fromfiles.judgements(row)]
+        held_out = [each for row in rows.validation for each in fromfiles.judgements(row)]
+        most = 2 * self.recipe.evaluation.pairs
+        told = {"origin": "files", **rows.counts, BAD: rows.bad}
+        return train, held_out[:most], told
 
     def prompts(self) -> tuple[list[Task], list[Task], Report]:
         """Tasks to train on, and held-out ones."""

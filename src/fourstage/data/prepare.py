@@ -28,6 +28,7 @@ from fourstage.data.crew import workers_for
 from fourstage.data.drawing import mix_of
 from fourstage.data.encoding import (
     Demonstration,
+    Judgement,
     dialogue_example,
     document_rows,
 )
@@ -320,10 +321,18 @@ class Preparation:
         def write(folder: Path, key: str, counts: Counter[str]) -> dict[str, Any]:
             # Outside the stage's folder, so that a killed run goes on from them.
             samples = folder.with_name(f".samples-{key[:12]}")
-            rows, report = self.materials.comparisons(sample, samples)
+            report: dict[str, Any] = {}
+            if (judged := self.materials.judgements()) is not None:
+                report = judged[2]
+                for split, rows in zip(("train", "validation"), judged[:2], strict=True):
+                    store = self._write_judgements(folder / "labelled" / split, rows, counts)
+                    report[split] = len(store)
+                if self.recipe.reward.objective != "binary":
+                    return report
+            rows, told = self.materials.comparisons(sample, samples)
             tokenizer, context = self.prepared.tokenizer(), self.materials.context
             heads = tuple(self.recipe.reward.heads)
-            report |= write_rewards(folder, rows, tokenizer, context, heads, counts)
+            report |= told | write_rewards(folder, rows, tokenizer, context, heads, counts)
             shutil.rmtree(samples, ignore_errors=True)
             return report
 
@@ -368,6 +377,20 @@ class Preparation:
         examples = [example for example in fitted if example is not None]
         self._require(examples, "sft")
         return write_store(folder, examples, vocab_size=tokenizer.vocab_size, masked=True)
+
+    def _write_judgements(
+        self, folder: Path, judgements: Iterable[Judgement], counts: Counter[str]
+    ) -> Store:
+        """Single responses, each with its `label`: 1 good, -1 bad."""
+        tokenizer, context = self.prepared.tokenizer(), self.materials.context
+        written = [
+            (example, {"label": 1 if each.is_good else -1})
+            for each in judgements
+            if (example := dialogue_example(tokenizer, each.demonstration, context, counts))
+        ]
+        self._require(written, "preferences")
+        examples, labels = zip(*written, strict=True)
+        return write_store(folder, examples, labels, vocab_size=tokenizer.vocab_size, masked=True)
 
     def _room(self) -> int:
         """Tokens of a prompt that leave room for the longest response."""

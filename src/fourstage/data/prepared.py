@@ -7,6 +7,7 @@ data/pretrain/replay.jsonl         {text}: of the earlier text
 data/sft/demonstrations.jsonl      {task, response}: some of the training ones
 data/sft/validation.jsonl          tasks, and where they were demonstrated their {response}
 data/reward/validation.jsonl       {task, chosen, rejected, gold_chosen?, gold_rejected?}
+data/reward/labelled/train, validation     stores of single judgements, where those were given
 data/rl/train.jsonl, validation.jsonl      tasks
 data/vocabulary.txt                words of a person's own text, for the checkers
 data/report.json                   what each step kept and dropped, and why
@@ -64,6 +65,11 @@ class PreparedData:
     def store(self, stage: str, split: str) -> Store:
         """The store of `pretrain`, `sft` or `reward`; `split` is `train` or `validation`."""
         return Store.open(self.folder / stage / split)
+
+    def training_store(self, stage: str) -> Store:
+        """What a stage trains on; of `reward` the single judgements where there are no pairs."""
+        labelled = self.folder / stage / "labelled" / "train"
+        return Store.open(labelled) if labelled.is_dir() else self.store(stage, "train")
 
     def documents(self) -> list[dict[str, Any]]:
         """Held-out documents: rows with `text`, in the world also `kind`, `bits`, `determined`."""

@@ -63,10 +63,13 @@ class KTO:
         ratios = logprobs - reference_logprobs(micro)
         return torch.stack([(ratios * weights).sum(), weights.sum()])
 
-    def informed(self, batch: Batch, totals: Tensor) -> Batch:
-        """The labelled documents, each with `z`."""
+    def informed(self, batch: Batch, totals: Tensor | None) -> Batch:
+        """The labelled documents, each with `z`; 0 where nothing is known or weighed."""
         labelled = _chosen(batch, batch.documents["labels"] != MISMATCHED, "labelled")
-        z = (totals[0] / totals[1]).clamp(min=0).to(batch.tokens.device)
+        z = torch.zeros(())
+        if totals is not None and bool(totals[1] != 0):
+            z = (totals[0] / totals[1]).clamp(min=0)
+        z = z.to(batch.tokens.device)
         labelled.documents["z"] = z.expand(len(labelled.lengths)).clone()
         return labelled
 

@@ -50,9 +50,15 @@ class Surveys(Protocol):
         """[k] sums over `micro`, which add up over micro-batches and ranks."""
         ...
 
-    def informed(self, batch: Batch, totals: Tensor) -> Batch:
-        """The documents that are trained on, with what `totals` say."""
+    def informed(self, batch: Batch, totals: Tensor | None) -> Batch:
+        """The documents that are trained on, with what `totals` say; None where nothing is known
+        yet, and memory, masks or finiteness are looked at alone."""
         ...
+
+
+def unsurveyed(objective: Any, batch: Batch) -> Batch:
+    """What `objective` trains on of a batch, before its statistic is known."""
+    return objective.informed(batch, None) if isinstance(objective, Surveys) else batch
 
 
 @torch.no_grad()

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from fourstage.data import prepare
+from fourstage.data.compared import pair_rows
 from fourstage.data.comparing import elements_of
 from fourstage.data.fromtext import Sampler
 from fourstage.data.prepared import PreparedData
 from fourstage.data.replay import own_tokens
+from fourstage.data.store import Store
 from fourstage.devices import memory_of
 from fourstage.files import sha256_folder
 from fourstage.pipeline import raw
@@ -22,6 +24,7 @@ from fourstage.pipeline.lineage import Lineage
 from fourstage.planning import DataFacts, Derived, parent_folder, parent_shape, resolve
 from fourstage.randomness import seed_for
 from fourstage.recipe import PARTS, STAGES, Recipe
+from fourstage.recipe.preference import reads_comparisons
 
 if TYPE_CHECKING:
     from fourstage.tokenizer import Tokenizer
@@ -71,14 +74,34 @@ class Datasets:
         """Reads how much data `stage` has, from its store or from what run.json noted."""
         if stage not in _FACTS or stage in self._known or self._is_endless(stage):
             return
-        noted = self.lineage[stage].get("facts", {}).get(_FACTS[stage])
+        noted, noted_by = self._noted(stage)
         if self._is_prepared(stage):
-            store = PreparedData(self.run).store(stage, "train")
+            store = PreparedData(self.run).training_store(stage)
             replays = stage == "pretrain" and self.recipe.data.replay is not None
             tokens = own_tokens(store) if replays else store.tokens_total
-            self._known[stage] = elements_of(store) if stage == "reward" else tokens
-        elif noted is not None and self._is_the_same(stage):
+            if stage == "reward":
+                self._known[stage] = self._elements(store)
+            else:
+                self._known[stage] = tokens
+        elif noted is not None and self._is_the_same(noted_by):
             self._known[stage] = noted
+
+    def _elements(self, store: Store) -> int:
+        """Comparisons, where the rl stage compares; else what a reward model learns from."""
+        return len(pair_rows(store)) if self._rl_compares else elements_of(store)
+
+    def _noted(self, stage: str) -> tuple[float | None, str]:
+        """The number that run.json has of a stage's data, and the stage it was noted by."""
+        for noted_by in (stage, *(["rl"] if stage == "reward" and self._rl_compares else [])):
+            noted = self.lineage[noted_by].get("facts", {}).get(_FACTS[stage])
+            if noted is not None:
+                return noted, noted_by
+        return None, stage
+
+    @property
+    def _rl_compares(self) -> bool:
+        """Whether the rl stage learns from the comparisons of `data.preferences`."""
+        return reads_comparisons(self.recipe.rl)
 
     def _is_endless(self, stage: str) -> bool:
         """Whether the recipe says how much data there is, since the world has any amount."""
@@ -109,6 +132,8 @@ class Datasets:
 
     def noted_facts(self, stage: str) -> dict[str, float]:
         """What run.json keeps, so that a finished stage is known for itself without its data."""
+        if stage == "rl" and self._rl_compares:
+            stage = "reward"
         return {_FACTS[stage]: self._known[stage]} if stage in self._known else {}
 
     # What a stage is made from
@@ -119,6 +144,8 @@ class Datasets:
 
     def is_known(self, stage: str) -> bool:
         """Whether the recipe can be resolved for `stage` as it will be when it runs."""
+        if stage == "rl" and self._rl_compares:
+            stage = "reward"
         self._learn(stage)
         return stage not in _FACTS or self._is_endless(stage) or stage in self._known
 
@@ -150,7 +177,8 @@ class Datasets:
 
     def can_prepare(self, stage: str) -> bool:
         """Whether `stage` needs no model for its data: comparisons made from the text do."""
-        return stage != "reward" or self.recipe.data.origin("preferences") != "made"
+        compared = stage == "reward" or (stage == "rl" and self._rl_compares)
+        return not compared or self.recipe.data.origin("preferences") != "made"
 
     def prepare(self, stage: str, chat_model: Path | None = None) -> None:
         """Prepares the data of one stage, unless they are there.
@@ -161,6 +189,8 @@ class Datasets:
         Raises:
             InputError: data missing, unreadable, malformed or too small.
         """
+        if stage == "rl" and self._rl_compares:
+            self.prepare("reward", chat_model)
         self._known.pop(stage, None)
         recipe = self._at_first
         if stage == "reward":

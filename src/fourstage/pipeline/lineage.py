@@ -17,6 +17,7 @@ from fourstage.files import read_json, sha256_file, sha256_json, write_json
 from fourstage.planning import Derived, model_config, parent_folder
 from fourstage.planning.parent import POSITIONS, at_positions
 from fourstage.recipe import Recipe
+from fourstage.recipe.preference import learns_otherwise
 
 NAME = "run.json"
 FORMAT = 1
@@ -38,7 +39,7 @@ _WITHOUT_EFFECT = frozenset(
 )
 # Fields that count where they say something: without them a stage is what it is where they are not
 # known, and has the same hash.
-_UNSAID = frozenset({"adapter", "freeze"})
+_UNSAID = frozenset({"adapter", "freeze", "online", "preference", "distil"})
 _MODEL_FILES = (
     "config.json",
     "adapter_config.json",
@@ -82,7 +83,7 @@ def section_hash(recipe: Recipe, stage: str) -> str:
         told["model"] = {k: v for k, v in recipe.to_dict()["model"].items() if k != "params"}
     elif (source := recipe.stage(stage).source_model) is not None:
         told |= _moved(recipe, Path(source))
-    if stage == "rl":
+    if stage == "rl" and not learns_otherwise(recipe.rl):
         # What the algorithm's name stands for.
         row = dataclasses.asdict(recipe.rl.row())
         told["row"] = {name: value for name, value in row.items() if name != "source"}

@@ -13,6 +13,7 @@ from fourstage.errors import InputError
 from fourstage.files import sha256_json
 from fourstage.recipe import PARTS, Recipe
 from fourstage.recipe.data import REPLAY
+from fourstage.recipe.preference import reads_comparisons, takes_judgements
 
 # stage -> the field of `data` that says how much of it there is, where it is not read from files.
 _AMOUNTS = {"sft": "demonstrations", "reward": "comparisons", "rl": "rl_prompts"}
@@ -27,6 +28,9 @@ def hashes_of(recipe: Recipe, stages: Iterable[str]) -> Hashes:
         InputError: a path does not exist, is empty or cannot be read.
     """
     found: Hashes = {}
+    stages = list(stages)
+    if "rl" in stages and "reward" not in stages and reads_comparisons(recipe.rl):
+        stages.append("reward")
     for stage in stages:
         for part in (PARTS[stage], *(("pretrain",) if _made(recipe, stage) else ())):
             if part not in found and recipe.data.origin(part) == "files":
@@ -95,6 +99,8 @@ def data_key(recipe: Recipe, stage: str, hashes: Hashes) -> str:
         told["bad_rows"] = data.bad_rows
         if stage == "rl" and recipe.rl.rewards:
             told["columns"] = True
+        if part == "preferences" and takes_judgements(recipe.rl):
+            told["judgements"] = True
     if stage == "reward":
         told |= judged_inputs(recipe)
     from_text = origin == "made" or (stage == "rl" and bool(data.paths("pretrain")))
@@ -105,4 +111,6 @@ def data_key(recipe: Recipe, stage: str, hashes: Hashes) -> str:
         told["drawn"] = [data.mixture.model_dump(), data.overlap]
     if stage == "pretrain" and data.replay:
         told[REPLAY] = [replay_inputs(data), data.replay.share]
+    if stage == "rl" and reads_comparisons(recipe.rl):
+        told["comparisons"] = data_key(recipe, "reward", hashes)
     return sha256_json(told)

@@ -36,6 +36,7 @@ from fourstage.pipeline.planned import keep_plan
 from fourstage.planning import Derived, model_config
 from fourstage.planning.layouts import fits_one_device
 from fourstage.recipe import STAGES, Recipe, load
+from fourstage.recipe.preference import reads_comparisons
 from fourstage.rewards.building import own_files
 from fourstage.stages.context import StageContext
 from fourstage.stages.judging import check_rewards
@@ -197,7 +198,10 @@ class Runner:
 
     def _instead_of(self, stage: str) -> str:
         """Why a whole run does without a stage."""
-        if stage == "reward" and not self.recipe.rl.needs_reward_model:
+        rl = self.recipe.rl
+        if stage == "reward" and rl.reward_model is None and reads_comparisons(rl):
+            return f"{rl.algorithm} learns from comparisons themselves"
+        if stage == "reward" and not rl.needs_reward_model:
             return "rl.rewards ask no reward model"
         return "a model from outside takes its place"
 

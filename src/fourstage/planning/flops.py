@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from fourstage.model.config import ModelConfig
 from fourstage.planning.facts import RowTokens
+from fourstage.recipe.preference import learns_otherwise
 from fourstage.recipe.schema import Recipe, Stage
 
 # What the stages look at as they learn and at their end (stages/*.py).
@@ -156,6 +157,8 @@ def training_work(recipe: Recipe, stage: str, rows: RowTokens) -> Work:
 
 
 def _passes(recipe: Recipe, stage: str, rows: RowTokens) -> Work:
+    from fourstage.planning import preferring
+
     section = recipe.stage(stage)
     steps = section.steps or 0
     if stage == "reward":
@@ -171,6 +174,8 @@ def _passes(recipe: Recipe, stage: str, rows: RowTokens) -> Work:
             tokens = recipe.pretrain.drawn_tokens()
         return Work(trained=tokens, document_tokens=length - 1, updates=steps)
     rl = recipe.rl
+    if learns_otherwise(rl):
+        return preferring.work(recipe, rows)
     iterations = steps / (rl.epochs * (rl.minibatches or 1))
     episodes = math.ceil(iterations) * (rl.rollout_batch or 0)
     epochs = rl.epochs * iterations / math.ceil(iterations or 1)

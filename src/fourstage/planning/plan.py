@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fourstage.model.config import ModelConfig
+from fourstage.planning import preferring
 from fourstage.planning.facts import DataFacts, RowTokens, row_tokens
 from fourstage.planning.flops import Work, measuring_work, training_work
 from fourstage.planning.memory import Step, rollout_memory, step_memory
@@ -16,6 +17,7 @@ from fourstage.planning.rules import Derived
 from fourstage.planning.speed import Speed, Trial, measure
 from fourstage.planning.steps import Laid, largest_fit, layouts, stage_step
 from fourstage.recipe import PARTS, STAGES, Compute, Recipe
+from fourstage.recipe.preference import learns_otherwise, reads_comparisons
 
 if TYPE_CHECKING:
     import torch
@@ -239,6 +241,8 @@ class _Planner:
         rl = self.recipe.rl
         if stage == "reward":
             return self.recipe.reward.pairs_per_step or 0, "pairs"
+        if stage == "rl" and learns_otherwise(rl):
+            return preferring.batch(self.recipe)
         if stage == "rl":
             return (rl.rollout_batch or 0) // (rl.minibatches or 1), "episodes"
         return self.recipe.stage(stage).batch_tokens or 0, "tokens"
@@ -248,7 +252,7 @@ class _Planner:
         config, rl = self.config, self.recipe.rl
         cells = self._micro_batch(stage, work)
         held = step_memory(config, cells, self._step(stage))
-        if stage != "rl":
+        if stage != "rl" or reads_comparisons(rl):
             return held.total
         rows, longest = rl.rollout_batch or 0, self.rows.prompt + (rl.max_new_tokens or 0)
         cache = rollout_memory(config, rows, int(longest), device=self.facts.device)

@@ -11,7 +11,7 @@ from typing import Any
 from fourstage.errors import InputError
 from fourstage.model.config import ModelConfig
 from fourstage.model.families import FAMILIES
-from fourstage.planning import rules
+from fourstage.planning import preferring, rules
 from fourstage.planning.architecture import DEFAULTS, SIZES, options_of
 from fourstage.planning.facts import DataFacts, RowTokens, row_tokens, training_text_tokens
 from fourstage.planning.flops import muon_flops, training_flops
@@ -26,6 +26,7 @@ from fourstage.planning.shapes import (
 )
 from fourstage.planning.steps import Fit, largest_fit
 from fourstage.recipe import STAGES, Recipe, recipe_from
+from fourstage.recipe.preference import draws, learns_otherwise
 from fourstage.recipe.ramp import BatchRamp, StepCells
 
 # A micro-batch on a CPU: beyond it nothing gets faster, and what is stored leaves the caches.
@@ -321,6 +322,9 @@ class _Filling:
 
     def rl(self) -> None:
         stage, rows = self.recipe.rl, self.rows
+        if learns_otherwise(stage):
+            preferring.fill(self)
+            return
         row = stage.row()
         group = self.by_rule("rl.group", rules.group(row))
         batch = stage.rollout_batch
@@ -354,6 +358,8 @@ class _Filling:
         """What every stage has: schedule, decay, micro-batch, and how often to write."""
         steps = self.values[stage]["steps"]
         self.by_rule(f"{stage}.optimiser", rules.optimiser(self.params, is_new=False))
+        if stage == "rl":
+            preferring.course(self)
         kind = self.by_rule(f"{stage}.schedule", rules.schedule(stage, self.params))
         self.by_rule(f"{stage}.final_fraction", rules.final_fraction(kind))
         self.by_rule(f"{stage}.warmup_steps", rules.warmup_steps(steps))
@@ -369,7 +375,8 @@ class _Filling:
             self.fill(f"{stage}.{name}_every", rules.every(steps, times), f"{times} times a stage")
         if stage == "rl":
             rl = self.values["rl"]
-            self.fill("rl.log_every", rl["epochs"] * rl["minibatches"], "each iteration")
+            if draws(self.recipe.rl):
+                self.fill("rl.log_every", rl["epochs"] * rl["minibatches"], "each iteration")
         self.fill(f"{stage}.log_every", rules.every(steps, 200), "200 times a stage")
 
     def _micro_batch(self, stage: str) -> None:

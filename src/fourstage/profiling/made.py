@@ -15,6 +15,7 @@ from fourstage.adapters.adapting import base_of, narrow
 from fourstage.data.batch import Batch, Example
 from fourstage.data.sources import DocumentSource, ExampleSource, PairSource
 from fourstage.data.store import Store, write_store
+from fourstage.errors import InputError
 from fourstage.evaluation.responses import Response
 from fourstage.generation.engine import Engine
 from fourstage.generation.sampling import Sampling
@@ -29,6 +30,7 @@ from fourstage.planning.facts import row_tokens
 from fourstage.profiling.stopwatch import Stopwatch
 from fourstage.randomness import numpy_generator
 from fourstage.recipe import RL, Recipe
+from fourstage.recipe.preference import learns_otherwise
 from fourstage.rewards.total import Judged
 from fourstage.stages.drawing import Drawer
 from fourstage.stages.episodes import Players
@@ -138,6 +140,11 @@ def _length(random: np.random.Generator, mean: float, most: int) -> int:
 
 def _rl(recipe: Recipe, policy: Transformer, watch: Stopwatch) -> Made:
     section = recipe.rl
+    if learns_otherwise(section):
+        raise InputError(
+            f"rl.algorithm={section.algorithm} is not timed: its updates are those of sft; write "
+            "--stage sft, or rl.algorithm=grpo"
+        )
     critic = policy.with_scalar_head(recipe.seed) if section.needs_critic else None
     scorer = frozen(policy.with_scalar_head(recipe.seed)) if section.needs_reward_model else None
     narrow([policy, *([critic] if critic else [])], section, recipe.seed)

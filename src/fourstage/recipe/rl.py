@@ -11,6 +11,17 @@ from fourstage.errors import InputError, nearest
 from fourstage.objectives.algorithms import ALGORITHMS, Algorithm, algorithm_of
 from fourstage.recipe.data import Count, Fraction, NonNegative, Positive, PositiveInt
 from fourstage.recipe.numbers import Real
+from fourstage.recipe.preference import (
+    COMPARING,
+    DISTILLING,
+    DistilSection,
+    PreferenceSection,
+    asks_reference,
+    draws,
+    faults,
+    learns_otherwise,
+    reads_comparisons,
+)
 from fourstage.recipe.rewards import RewardParts
 from fourstage.recipe.stage import Stage
 
@@ -37,20 +48,24 @@ _MISSING_END = -1.0
 
 
 def _known(algorithm: str) -> str:
-    if algorithm not in ALGORITHMS:
-        raise ValueError(f"must be one of {', '.join(ALGORITHMS)}{nearest(algorithm, ALGORITHMS)}")
+    names = (*ALGORITHMS, *COMPARING, *DISTILLING)
+    if algorithm not in names:
+        raise ValueError(f"must be one of {', '.join(names)}{nearest(algorithm, names)}")
     return algorithm
 
 
 class RL(Stage):
-    """Policy optimisation against a reward model, other rewards, or both.
+    """Policy optimisation against a reward model, other rewards, or both; or a loss on comparisons,
+    or the best of its own responses (`recipe/preference.py`).
 
     An iteration samples `rollout_batch` episodes and passes over them `epochs` times in
     `minibatches` updates each; `steps` counts the updates of the whole stage.
 
-    What is left out of `advantage` to `kl_weighted` is as the algorithm has it (`row`).
+    What is left out of `advantage` to `kl_weighted` is as the algorithm has it (`row`); those that
+    compare or imitate have none of these.
 
     Attributes:
+        online: whether a loss on comparisons compares the policy's own responses.
         clip_range: both `clip_low` and `clip_high`.
         entropy_coefficient: of the mean entropy of a token, which is rewarded in the loss.
         value_warmup: iterations that train the critic alone.
@@ -65,6 +80,9 @@ class RL(Stage):
     """
 
     algorithm: Annotated[str, AfterValidator(_known)] = "ppo"
+    online: bool | None = None
+    preference: PreferenceSection | None = None
+    distil: DistilSection | None = None
     reward_model: str | None = None
     rewards: RewardParts = Field(default_factory=list)
     episodes: PositiveInt | None = None
@@ -113,7 +131,7 @@ class RL(Stage):
     eps: Positive = 1e-5
 
     def row(self) -> Algorithm:
-        """The algorithm with what the section changes of it.
+        """The algorithm with what the section changes of it; one of policy optimisation.
 
         Raises:
             InputError: changes that do not go together.
@@ -132,30 +150,35 @@ class RL(Stage):
 
     @property
     def needs_critic(self) -> bool:
-        return self.row().needs_critic
+        return not learns_otherwise(self) and self.row().needs_critic
 
     @property
     def needs_groups(self) -> bool:
         """Whether several responses to a prompt are compared."""
-        return self.row().needs_groups
+        return draws(self) if learns_otherwise(self) else self.row().needs_groups
 
     @property
     def needs_reference(self) -> bool:
         """Whether training asks how likely a response was before."""
-        return self.row().needs_reference
+        return asks_reference(self) if learns_otherwise(self) else self.row().needs_reference
 
     @property
     def needs_reward_model(self) -> bool:
+        if reads_comparisons(self):
+            return False
         return not self.rewards or any(part.kind == "model" for part in self.rewards)
 
     @model_validator(mode="after")
     def _goes_together(self) -> RL:
-        faults = [*self._of_the_row(), *self._of_rollouts(), *self._of_rewards()]
-        faults += [*self._of_a_correction()]
-        if not faults:
-            faults = [*self._of_models()]
-        if faults:
-            raise ValueError("; ".join(faults))
+        found = faults(self)
+        if not learns_otherwise(self):
+            found += self._of_the_row()
+        found += [*self._of_rollouts(), *self._of_rewards()]
+        if not learns_otherwise(self):
+            found += self._of_a_correction()
+            found = found or [*self._of_models()]
+        if found:
+            raise ValueError("; ".join(found))
         return self
 
     def _of_the_row(self) -> Iterator[str]:
@@ -202,7 +225,7 @@ class RL(Stage):
     def _of_rewards(self) -> Iterator[str]:
         if self.rewards and not any(part.weight for part in self.rewards):
             yield "rewards have no part with a weight above 0: nothing would be learned"
-        if self.needs_reward_model:
+        if self.needs_reward_model or reads_comparisons(self):
             return
         told = {"reward_model": self.reward_model} if self.reward_model is not None else {}
         if self.missing_end_penalty != _MISSING_END:

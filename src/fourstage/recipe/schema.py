@@ -18,6 +18,7 @@ from fourstage.recipe.data import (
     Section,
 )
 from fourstage.recipe.numbers import Real, Whole
+from fourstage.recipe.preference import reads_comparisons, refuse_other_rows
 from fourstage.recipe.ramp import BatchRamp, StepCells
 from fourstage.recipe.rewarding import RewardKind
 from fourstage.recipe.rl import RL
@@ -221,6 +222,11 @@ class Recipe(Section):
     compute: Compute = Compute()
     parallel: Parallel = Parallel()
 
+    @model_validator(mode="after")
+    def _compares_what_is_prepared(self) -> Recipe:
+        refuse_other_rows(self)
+        return self
+
     def needed(self) -> list[str]:
         """The stages that a whole run works on: the last one and all that it is made from.
 
@@ -245,7 +251,9 @@ class Recipe(Section):
         Raises:
             InputError: `data.pretrain` is missing.
         """
-        asked = self.needed() if stages is None else stages
+        asked = list(self.needed() if stages is None else stages)
+        if "rl" in asked and "reward" not in asked and reads_comparisons(self.rl):
+            asked.append("reward")
         needy = [s for s in asked if self.data.origin(PARTS[s]) == "made"]
         if self.data.pretrain in (None, []) and needy:
             raise InputError(

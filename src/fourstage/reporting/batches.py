@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from fourstage.data.batch import Batch
 from fourstage.errors import InputError, nearest
+from fourstage.recipe.preference import reads_comparisons
 from fourstage.reporting.inspection import load_rollout
 from fourstage.reporting.runfiles import STAGES
 
 if TYPE_CHECKING:
     from fourstage.recipe import Recipe
+    from fourstage.stages.preference import GivenSource
     from fourstage.tokenizer import Tokenizer
 
 
@@ -43,7 +45,10 @@ def stage_batch(run: Path, stage: str, step: int | None = None) -> tuple[Batch, 
         near = nearest(stage, STAGES)
         raise InputError(f"--stage {stage}: no such stage{near}; write one of {', '.join(STAGES)}")
     if stage == "rl":
-        return load_rollout(run, step)[1], False
+        recipe = resolved_recipe(run)
+        if not reads_comparisons(recipe.rl):
+            return load_rollout(run, step)[1], False
+        return _compared(run, recipe).batch(step or 0), False
     from fourstage.data.comparing import label_scales, reward_source
     from fourstage.data.drawing import text_source
     from fourstage.data.sources import ExampleSource
@@ -64,6 +69,15 @@ def stage_batch(run: Path, stage: str, step: int | None = None) -> tuple[Batch, 
         return ExampleSource(store, cells, recipe.seed).batch(step or 0), False
     documents = text_source(recipe, store, recipe.pretrain.step_cells(), context_of(run, recipe))
     return documents.batch(step or 0), False
+
+
+def _compared(run: Path, recipe: Recipe) -> GivenSource:
+    """What the rl stage learns from, without what the models say of it."""
+    from fourstage.parallel.group import Group
+    from fourstage.stages.preference import Finishing, given_source
+
+    unfinished = Finishing(None, False, context_of(run, recipe), Group())
+    return given_source(Path(run) / "data", recipe.rl, recipe.seed, unfinished)
 
 
 def _told(value: int | None, field: str) -> int:

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fourstage import tasks as checkers
+from fourstage.evaluation.diversity import distinct
 from fourstage.evaluation.responses import Response
 from fourstage.generation.engine import Engine
 from fourstage.generation.sampling import Sampling
@@ -21,6 +23,7 @@ from fourstage.objectives.advantages import dead_groups, overlong_penalties
 from fourstage.parallel.group import Group
 from fourstage.randomness import permutation, seed_for
 from fourstage.recipe import RL
+from fourstage.stages.context import StageContext
 from fourstage.stages.episodes import Episodes
 from fourstage.stages.judging import Judge, told_of_faults
 from fourstage.tasks import Task
@@ -33,6 +36,7 @@ class Drawer:
     """Draws the episodes of an iteration.
 
     Args:
+        policy: the model that responds.
         tasks: the prompts to respond to, walked through in a fresh permutation each epoch.
         section: `rl` of a resolved recipe.
         group: processes that deal out prompts among them; each then has all responses.
@@ -62,6 +66,11 @@ class Drawer:
         self.place = 0
         self._known_faults: set[str] = set()
 
+    @property
+    def longest(self) -> int:
+        """Cells that no response has more of, with its prompt."""
+        return max(map(len, self.prompts)) + self.section.max_new_tokens
+
     def draw(self, iteration: int, judge: Judge) -> Episodes:
         """The episodes of an iteration: a full batch that is trained on, and what was left.
 
@@ -86,6 +95,30 @@ class Drawer:
         dead = [i for i in range(len(drawn.responses)) if drawn.dead[i]]
         drawn.kept += dead[len(dead) - lacking :] if lacking else []
         return drawn
+
+    def numbers(self, drawn: Episodes, judge: Judge) -> dict[str, float]:
+        """Means over all that was drawn; gold is measured, written down, and read by nothing."""
+        responses, group = drawn.responses, self.section.group
+        told = {
+            "reward": float(drawn.scores.mean()),
+            "length": float(np.mean([len(each.tokens) for each in responses])),
+            "finished": float(np.mean([judge.ended(each) for each in responses])),
+        }
+        spread = distinct([each.tokens for each in responses], 2)
+        if spread is not None:
+            told["distinct_2"] = spread
+        if group > 1:
+            told["dead_groups"] = float(drawn.dead.float().mean())
+        if self.section.dynamic_sampling:
+            told["redrawn_groups"] = float((len(responses) - len(drawn.kept)) // group)
+        golds = [
+            checkers.gold(task, each.text)
+            for index, each in zip(drawn.tasks, responses, strict=True)
+            if (task := self.tasks[index]).facts.get("checker")
+        ]
+        if golds:
+            told["gold"] = float(np.mean(golds))
+        return told | judge.numbers(drawn.judged)
 
     def chosen(self, place: int, count: int) -> list[int]:
         """Indices of the `count` tasks from `place` on, each `group` times in a row."""
@@ -151,3 +184,10 @@ class Drawer:
         tokens = torch.tensor([float(len(each.tokens)) for each in responses])
         section = self.section
         return overlong_penalties(tokens, section.max_new_tokens, section.overlong_buffer)
+
+
+def drawer(context: StageContext, model: Transformer, tasks: Sequence[Task]) -> Drawer:
+    """Draws responses of `model` to `tasks`, as a stage does."""
+    say = context.say if context.group.writes else lambda line: None
+    section, seed = context.section, context.seed
+    return Drawer(model, context.tokenizer, tasks, section, seed, context.group, say)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +13,7 @@ from fourstage.data.batch import Batch, Example
 from fourstage.evaluation.responses import Response
 from fourstage.model.actor_critic import ActorCritic
 from fourstage.model.transformer import Transformer
+from fourstage.parallel.group import Group
 from fourstage.rewards.total import Judged
 
 
@@ -85,6 +86,16 @@ def as_batch(responses: Sequence[Response]) -> Batch:
     batch = Batch.language(examples)
     batch.documents["prompt_tokens"] = torch.tensor([len(each.prompt) for each in responses])
     return batch
+
+
+def of_each(group: Group, batch: Batch, number: Callable[[Batch], Tensor]) -> Tensor:
+    """`number(batch)` [cells], of which each process works out that of its documents."""
+    if group.world_size == 1:
+        return number(batch)
+    documents = group.share(range(len(batch.lengths)))
+    part = batch.select(documents) if documents else None
+    own = list(number(part).split(part.lengths)) if part else []
+    return torch.cat(group.collect(own, len(batch.lengths)))
 
 
 def with_text(minibatch: Batch, text: Batch) -> Batch:

@@ -84,6 +84,11 @@ class Judge:
         """Whether anything but a reward model is asked."""
         return any(part.kind != _MODEL for part in self.section.rewards)
 
+    @property
+    def can_judge(self) -> bool:
+        """Whether anything gives a number; losses on given comparisons may have nothing."""
+        return self.reward_model is not None or bool(self.section.rewards)
+
     def alone(self) -> Judge:
         """The same parts for the process that writes, without the others and the penalty."""
         found = replace(self, group=Group(), missing_end=None)
@@ -129,8 +134,14 @@ class Judge:
             return found
         return {name: value for name, value in found.items() if "faults" in name and value}
 
-    def measured(self, suffix: str, judged: Judged) -> Numbers:
-        """Means over held-out responses, with intervals: `proxy_reward` and each part's."""
+    def measured(
+        self, suffix: str, tasks: Sequence[Task], responses: Sequence[Response]
+    ) -> Numbers:
+        """Means over held-out responses, with intervals: `proxy_reward` and each part's; nothing
+        where there is nobody to judge."""
+        if not self.can_judge:
+            return Numbers()
+        judged = self(tasks, responses)
         found = Numbers().add_means(f"proxy_reward{suffix}", np.array(judged.scores))
         for name, outcomes in judged.outcomes.items() if self.section.rewards else ():
             told = [each.score for each in outcomes if each.score is not None]

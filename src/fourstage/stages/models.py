@@ -22,6 +22,8 @@ from fourstage.model.ensemble import Ensemble
 from fourstage.model.transformer import Transformer
 from fourstage.planning import model_config, parent_folder
 from fourstage.planning.parent import at_positions
+from fourstage.recipe import RL
+from fourstage.recipe.preference import compares, distils, reads_comparisons
 from fourstage.reporting.numbers import parameters
 from fourstage.stages.adapting import widen
 from fourstage.stages.context import StageContext
@@ -55,6 +57,18 @@ _SHOWN = (
     "gold_reward_ceiling",
     "kl",
 )
+
+
+def _learned_by(section: RL) -> str:
+    """What a card says of a policy that no policy gradient has trained; else ""."""
+    how = f"The fine-tuned model, trained further by {section.algorithm}"
+    if reads_comparisons(section):
+        return f"{how} on comparisons."
+    if compares(section):
+        return f"{how} on its own responses, the best against the worst."
+    if distils(section):
+        return f"{how}: by imitating the best of its responses."
+    return ""
 
 
 def starting_model(context: StageContext) -> Transformer:
@@ -142,6 +156,12 @@ def reward_model(folder: Path, context: StageContext) -> Transformer:
     return cast("Transformer", judge.eval().requires_grad_(False))
 
 
+def scores_for(folder: Path, context: StageContext) -> bool:
+    """Whether a folder's reward model reads the run's tokens."""
+    theirs = _tokenizer_of(folder)
+    return is_reward_model(folder) and (theirs is None or theirs.is_same_as(context.tokenizer))
+
+
 def scorer(folder: Path, context: StageContext) -> Transformer:
     """A folder's model with the head that it has, on the run's device."""
     model = with_vocabulary(load_model(folder), context.tokenizer.vocab_size, context.seed)
@@ -207,6 +227,8 @@ def save(
     if not context.group.writes:
         return
     product, words = PRODUCTS[context.stage]
+    if context.stage == "rl":
+        words = _learned_by(context.section) or words
     adapted = widen(context, model)
     shown = [
         f"| {name} | {numbers.metrics[name]:.4f} |" for name in _SHOWN if name in numbers.metrics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from fourstage.data.batch import Batch
@@ -26,13 +27,16 @@ def guards(context: StageContext) -> list[Guard]:
         assert isinstance(module, ActorCritic)
         return logprobs(module.policy, batch, context.section.temperature)
 
+    return [trains_responses, first_ratio_is_one(policy_logprobs, ratio_tolerance(context.device))]
+
+
+def ratio_tolerance(device: torch.device) -> float:
+    """How far a probability ratio may be from 1 where nothing has changed."""
     if trains_in_fp8():
-        tolerance = _RATIO_TOLERANCE_FP8
-    elif product_dtype(context.device) is not None:
-        tolerance = _RATIO_TOLERANCE_BF16
-    else:
-        tolerance = _RATIO_TOLERANCE.get(context.device.type, _RATIO_TOLERANCE_BF16)
-    return [trains_responses, first_ratio_is_one(policy_logprobs, tolerance)]
+        return _RATIO_TOLERANCE_FP8
+    if product_dtype(device) is not None:
+        return _RATIO_TOLERANCE_BF16
+    return _RATIO_TOLERANCE.get(device.type, _RATIO_TOLERANCE_BF16)
 
 
 def trains_responses(module: nn.Module, objective: Objective, batch: Batch) -> None:

@@ -26,6 +26,7 @@ from fourstage.data.comparing import (
     reward_source,
 )
 from fourstage.data.store import Store
+from fourstage.errors import InputError
 from fourstage.evaluation.agreement import agreement
 from fourstage.evaluation.estimates import Numbers
 from fourstage.evaluation.judgements import held_out_judgements
@@ -84,6 +85,11 @@ class Member:
 def run(context: StageContext) -> dict[str, Any]:
     """Trains the reward model; the content of results.json."""
     section = context.section
+    if not (context.data / "reward" / "train").is_dir():
+        raise InputError(
+            "data.preferences holds single judgements (label), and a reward model needs "
+            "comparisons: give prompt + chosen + rejected, or write reward.objective=binary"
+        )
     chat_model = starting_model(context)
     references = References(context, chat_model)
     members = [

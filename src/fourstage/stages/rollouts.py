@@ -15,9 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourstage import tasks as checkers
 from fourstage.data.batch import Batch
-from fourstage.evaluation.diversity import distinct
 from fourstage.evaluation.responses import Response
 from fourstage.evaluation.scoring import trained_logprobs, trained_values
 from fourstage.objectives.advantages import explained_variance
@@ -27,7 +25,7 @@ from fourstage.parallel.group import Group
 from fourstage.randomness import permutation
 from fourstage.recipe import RL
 from fourstage.stages.drawing import Drawer
-from fourstage.stages.episodes import Episodes, Players, with_text
+from fourstage.stages.episodes import Players, of_each, with_text
 from fourstage.stages.judging import Judge
 from fourstage.tasks import Task
 from fourstage.training.contracts import Source
@@ -97,9 +95,8 @@ class RolloutSource:
         """Cells that no batch has more of; not known where text of pretraining is beside it."""
         if self.mix is not None:
             return None
-        section, longest = self.section, max(map(len, self.drawer.prompts))
-        largest = -(-section.rollout_batch // section.minibatches)
-        return largest * (longest + section.max_new_tokens)
+        largest = -(-self.section.rollout_batch // self.section.minibatches)
+        return largest * self.drawer.longest
 
     def batch(self, step: int) -> Batch:
         """The minibatch of a step; the first step of an iteration samples it first."""
@@ -126,7 +123,7 @@ class RolloutSource:
         responses = [drawn.responses[index] for index in drawn.kept]
         batch = drawn.batch()
         self._add_logprobs(batch, responses)
-        self.numbers = {"iteration": iteration, **self._told(drawn)}
+        self.numbers = {"iteration": iteration, **self.drawer.numbers(drawn, self.judge)}
         self._add_advantages(batch)
         kl = self.numbers.get("kl")
         if kl is not None and not self._warms_up(iteration):
@@ -157,12 +154,12 @@ class RolloutSource:
         temperature, streams = self.section.temperature, batch.streams
         policy, critic = self.players.trained.policy, self.players.trained.critic
         reference = self.players.reference
-        streams["old_logprobs"] = self._shared(
-            batch, lambda part: trained_logprobs(policy, part, temperature)
+        streams["old_logprobs"] = of_each(
+            self.group, batch, lambda part: trained_logprobs(policy, part, temperature)
         )
         if reference is not None:
-            streams["ref_logprobs"] = self._shared(
-                batch, lambda part: trained_logprobs(reference, part, temperature)
+            streams["ref_logprobs"] = of_each(
+                self.group, batch, lambda part: trained_logprobs(reference, part, temperature)
             )
         drawn = torch.from_numpy(np.concatenate([each.logprobs for each in responses]))
         trained = streams["loss_weights"] != 0
@@ -170,16 +167,9 @@ class RolloutSource:
             trained, drawn.float()
         )
         if critic is not None:
-            streams["old_values"] = self._shared(batch, lambda part: trained_values(critic, part))
-
-    def _shared(self, batch: Batch, number: Callable[[Batch], Tensor]) -> Tensor:
-        """`number(batch)` [cells], of which each process works out that of its documents."""
-        if self.group.world_size == 1:
-            return number(batch)
-        documents = self.group.share(range(len(batch.lengths)))
-        part = batch.select(documents) if documents else None
-        own = list(number(part).split(part.lengths)) if part else []
-        return torch.cat(self.group.collect(own, len(batch.lengths)))
+            streams["old_values"] = of_each(
+                self.group, batch, lambda part: trained_values(critic, part)
+            )
 
     def _add_advantages(self, batch: Batch) -> None:
         section, streams = self.section, batch.streams
@@ -201,30 +191,6 @@ class RolloutSource:
             self.numbers["explained_variance"] = explained_variance(
                 streams["old_values"], streams["returns"], streams["loss_weights"]
             )
-
-    def _told(self, drawn: Episodes) -> dict[str, float]:
-        """Means over all that was drawn; gold is measured, written down, and read by nothing."""
-        responses, group = drawn.responses, self.section.group
-        told = {
-            "reward": float(drawn.scores.mean()),
-            "length": float(np.mean([len(each.tokens) for each in responses])),
-            "finished": float(np.mean([self.judge.ended(each) for each in responses])),
-        }
-        spread = distinct([each.tokens for each in responses], 2)
-        if spread is not None:
-            told["distinct_2"] = spread
-        if group > 1:
-            told["dead_groups"] = float(drawn.dead.float().mean())
-        if self.section.dynamic_sampling:
-            told["redrawn_groups"] = float((len(responses) - len(drawn.kept)) // group)
-        golds = [
-            checkers.gold(task, each.text)
-            for index, each in zip(drawn.tasks, responses, strict=True)
-            if (task := self.drawer.tasks[index]).facts.get("checker")
-        ]
-        if golds:
-            told["gold"] = float(np.mean(golds))
-        return told | self.judge.numbers(drawn.judged)
 
     def metrics(self) -> dict[str, float]:
         """Means of the newest rollouts: reward (the proxy), gold, KL in nats a response."""

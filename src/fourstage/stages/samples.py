@@ -53,7 +53,7 @@ def answers(
     for row, task, each in zip(rows, tasks, done, strict=True):
         if task.facts.get("checker"):
             row["gold"] = checkers.gold(task, each.text)
-    if judge is not None and rows:
+    if judge is not None and judge.can_judge and rows:
         judged = judge(tasks, done)
         for index, row in enumerate(rows):
             row["reward"] = judged.scores[index]

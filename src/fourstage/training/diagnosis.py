@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fourstage.compiled import as_written
 from fourstage.data.batch import Batch
-from fourstage.objectives.objective import Objective
+from fourstage.objectives.objective import Objective, Surveys, unsurveyed
 from fourstage.precision import autocast
 
 # Documents named at most; the search for each costs the logarithm of their number in passes.
@@ -62,13 +62,22 @@ def diagnose(
             terms, _ = objective.sums(module, part.to(device))
         return all(math.isfinite(float(value)) for value in terms.values())
 
+    def surveys_finite(part: Batch) -> bool:
+        assert isinstance(objective, Surveys)
+        with autocast(device):
+            return bool(objective.survey(module, part.to(device)).isfinite().all())
+
     numbers = torch.arange(len(batch.lengths))
     numbered = replace(batch, documents={**batch.documents, "number": numbers})
-    for micro in numbered.split(micro_batch_tokens):
-        with as_written(), _first_not_finite_output(module) as found:
-            if is_finite(micro) and not found:
-                continue
-        return Diagnosis(found[0] if found else "", _offenders(micro, is_finite))
+    looked_at = [(unsurveyed(objective, numbered), is_finite)]
+    if isinstance(objective, Surveys):
+        looked_at.insert(0, (objective.surveyed(numbered), surveys_finite))
+    for part, check in looked_at:
+        for micro in part.split(micro_batch_tokens):
+            with as_written(), _first_not_finite_output(module) as found:
+                if check(micro) and not found:
+                    continue
+            return Diagnosis(found[0] if found else "", _offenders(micro, check))
     return Diagnosis()
 
 

@@ -20,6 +20,7 @@ from fourstage.data.batch import Batch
 from fourstage.errors import MachineError
 from fourstage.memory import free_bytes, is_out_of_memory, let_go
 from fourstage.model.transformer import Transformer
+from fourstage.objectives.objective import unsurveyed
 from fourstage.parallel.group import Group
 from fourstage.planning.memory import Step, own_weights, state_bytes, step_memory
 from fourstage.training.choices import Choice, choices, filled, longest
@@ -139,7 +140,7 @@ class Fitting:
             MachineError: no choice is left, or memory ran out while the weights were changed.
         """
         if not self._is_settled:
-            self._settle(batch)
+            self._settle(unsurveyed(self.update.objective, batch))
             self._is_settled = True
         device = self.update.device
         state = _random_state(device)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fourstage.data.batch import Batch
 from fourstage.errors import InputError, Interrupted, MachineError
-from fourstage.objectives.objective import Objective
+from fourstage.objectives.objective import Objective, unsurveyed
 from fourstage.parallel.apply import lay_out
 from fourstage.parallel.group import Group
 from fourstage.parallel.mesh import Mesh
@@ -196,13 +196,14 @@ class Trainer:
 
     def _look_first(self, batch: Batch) -> None:
         """Guards and samples before the first update."""
+        trained = unsurveyed(self.objective, batch)
         with self.placement.whole() as module:
             weights_are_finite(module)
             # They compute the same twice: nothing may be dropped out, or rounded otherwise.
             module.eval()
             with float8.as_plain(module) if trains_in_fp8() else nullcontext():
                 for guard in self.guards:
-                    guard(module, self.objective, batch)
+                    guard(module, self.objective, trained)
             module.train()
         if self.settings.sample_every:
             self._write_samples()
@@ -258,12 +259,13 @@ class Trainer:
             NotFinite: too many steps in a row were skipped.
         """
         counts, window = self.counts, self.window
+        trained = unsurveyed(self.objective, batch)
         counts.step += 1
-        counts.tokens += batch.cells
-        counts.flops += self.cost(batch.lengths)
+        counts.tokens += trained.cells
+        counts.flops += self.cost(trained.lengths)
         counts.skipped += not outcome.applied
         counts.skipped_in_a_row = 0 if outcome.applied else counts.skipped_in_a_row + 1
-        window.tokens += batch.cells
+        window.tokens += trained.cells
         window.seconds += seconds
         if not outcome.fault:
             self.stability.history.add(outcome.loss, outcome.gradient_norm)

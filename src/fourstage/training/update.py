@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from fourstage.data.batch import Batch
-from fourstage.objectives.objective import Objective
+from fourstage.objectives.objective import Objective, Surveys
 from fourstage.parallel.group import Group
 from fourstage.parallel.mesh import Mesh
 from fourstage.parallel.placement import Placement, local
+from fourstage.precision import autocast
 from fourstage.training.optimiser import MovingAverage, Optimiser
 from fourstage.training.optimisers.sharding import Slices
 from fourstage.training.passes import Passes
@@ -83,6 +84,7 @@ class Update:
     def __call__(self, batch: Batch, learning_rate: float) -> Outcome:
         """A step that is not finite, or not accepted, changes neither weights nor optimiser."""
         self.placement.forget_gathered()
+        batch = self._surveyed(batch)
         counts = self.objective.counts(batch)
         passed = self.passes(self.objective, self._own_part(batch), counts)
         loss, sums = passed.loss, passed.metrics
@@ -105,6 +107,20 @@ class Update:
                 self.average.update()
         self.optimiser.zero_gradients()
         return outcome
+
+    @torch.no_grad()
+    def _surveyed(self, batch: Batch) -> Batch:
+        """What is trained on, with the statistic of the whole step that its objective asks for."""
+        objective = self.objective
+        if not isinstance(objective, Surveys):
+            return batch
+        found: list[Tensor] = []
+        for micro, weight in self._own_part(objective.surveyed(batch)):
+            with autocast(self.device):
+                found.append(weight * objective.survey(self.module, micro.to(self.device)))
+        totals = torch.stack(found).sum(dim=0)
+        numbers = self.data.sum_numbers(totals.tolist())
+        return objective.informed(batch, torch.tensor(numbers, dtype=totals.dtype))
 
     def _own_part(self, batch: Batch) -> list[tuple[Batch, float]]:
         """This process's micro-batches, each with weight 1.

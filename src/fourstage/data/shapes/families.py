@@ -36,7 +36,8 @@ _ALSO_FIT = {
     "scored": {"ranking"},
     "implicit-prompt": {"preference"},
 }
-# The fields of a recipe that take a kind of row; the last two where reward.objective says so.
+# The fields of a recipe that take a kind of row; the last two where reward.objective says so, and
+# single judgements with `rl.algorithm=kto` too.
 STAGES_OF: dict[str, tuple[str, ...]] = {
     "text": ("data.pretrain",),
     "dialogue": ("data.sft", "data.prompts"),

@@ -179,6 +179,8 @@ def _parent(run: RunFiles, stage: str) -> str:
     given = run.setting(f"{stage}.from")
     if given:
         return str(given).rstrip("/").rsplit("/", 1)[-1]
+    if stage == "rl" and run.setting("rl.preference") and not run.setting("rl.online"):
+        return "the SFT model, by comparisons"
     return {
         "pretrain": "random weights",
         "sft": "the base model",
