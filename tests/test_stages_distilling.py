@@ -155,7 +155,7 @@ def test_best_of_n_draws_from_the_model_it_started_from_and_rounds_from_the_poli
         made.batch(0)
         reference = as_batch(drawn(made))
         rows = {tuple(reference.select([i]).tokens.tolist()) for i in range(16)}
-        mine = {tuple(made.kept.select([i]).tokens.tolist()) for i in range(4)}
+        mine = {tuple(made.rollouts.select([i]).tokens.tolist()) for i in range(4)}
         assert (mine <= rows) == (algorithm == "bon")
 
 
@@ -197,7 +197,7 @@ def test_groups_that_differ_are_learned_from(tmp_path, algorithm):
 def test_each_pair_holds_the_extremes_of_one_prompt():
     made = online()
     worth(made, 0.0, 2.0, 1.0, -1.0)
-    pairs = made.draw(0)
+    pairs = made.roll(0)
     responses = drawn(made)
     assert pairs.documents["group"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     wanted = [responses[4 * group + place] for group in range(4) for place in (1, 3)]
@@ -211,7 +211,7 @@ def test_the_steps_of_an_iteration_pass_over_all_its_pairs():
     made = online()
     seen = [made.batch(step) for step in range(2)]
     assert made.iteration == 0
-    assert sum(len(batch.lengths) for batch in seen) == len(made.pairs.lengths) == 8
+    assert sum(len(batch.lengths) for batch in seen) == len(made.rollouts.lengths) == 8
     assert all((batch.documents["group"].view(-1, 2).diff() == 0).all() for batch in seen)
     reference = trained_logprobs(made.players.reference, seen[0])
     torch.testing.assert_close(seen[0].streams["ref_logprobs"], reference, atol=1e-5, rtol=1e-5)

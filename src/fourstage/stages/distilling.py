@@ -9,22 +9,19 @@ of the next token, on the responses kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fourstage.data.batch import Batch
 from fourstage.objectives.next_token import NextToken
 from fourstage.objectives.objective import Objective, tokens_of_documents
-from fourstage.randomness import permutation
 from fourstage.stages.context import StageContext
 from fourstage.stages.datafiles import sample_tasks
 from fourstage.stages.drawing import Drawer, drawer
 from fourstage.stages.episodes import Players
+from fourstage.stages.iterating import Iterations
 from fourstage.stages.judging import Judge
 from fourstage.stages.online import kl_of_drawn
 from fourstage.stages.policy_guards import trains_responses
@@ -65,21 +62,16 @@ def of_trained(guard: Guard) -> Guard:
     return of_them
 
 
-class BestResponses:
+class BestResponses(Iterations):
     """Answers step s with a part of what iteration `s // (epochs * minibatches)` kept.
 
     Where fewer responses are kept than there are steps, the best of the others fill up, untrained:
-    a step without anything to imitate changes nothing. What is held between two steps is part of
-    the checkpoint.
+    a step without anything to imitate changes nothing.
     """
 
     def __init__(self, players: Players, drawer: Drawer, judge: Judge):
-        self.players, self.drawer, self.judge = players, drawer, judge
-        self.section = drawer.section
-        self.whole: Callable[[], AbstractContextManager] = nullcontext
-        self.iteration = -1
-        self.kept: Batch | None = None
-        self.numbers: dict[str, float] = {}
+        super().__init__(drawer)
+        self.players, self.judge = players, judge
 
     @property
     def most_cells(self) -> int:
@@ -89,18 +81,9 @@ class BestResponses:
         return -(-kept // section.minibatches) * self.drawer.longest
 
     def batch(self, step: int) -> Batch:
-        """The minibatch of a step; the first step of an iteration draws it first."""
-        section, seed = self.section, self.drawer.seed
-        iteration, update = divmod(step, section.epochs * section.minibatches)
-        if iteration != self.iteration or self.kept is None:
-            with self.whole():
-                self.kept = self.draw(iteration)
-            self.iteration = iteration
-        epoch, number = divmod(update, section.minibatches)
-        order = permutation(len(self.kept.lengths), seed, "minibatches", iteration, epoch)
-        return self.kept.select(np.array_split(order, section.minibatches)[number].tolist())
+        return self.minibatch(step)
 
-    def draw(self, iteration: int) -> Batch:
+    def roll(self, iteration: int) -> Batch:
         """What an iteration keeps of the responses drawn."""
         told, drawn = self.section.distil, self.drawer.draw(iteration, self.judge)
         batch, rewards = drawn.batch(), drawn.scores
@@ -115,27 +98,6 @@ class BestResponses:
         if kept:
             self.numbers["reward_kept"] = float(rewards[kept].mean())
         return filled_up(batch, kept, rewards, self.section.minibatches)
-
-    def metrics(self) -> dict[str, float]:
-        """Means of the newest responses: reward, gold, KL in nats a response, what was kept."""
-        return dict(self.numbers)
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "iteration": self.iteration,
-            "rows": self.drawer.rows,
-            "place": self.drawer.place,
-            "numbers": self.numbers,
-            "rollouts": self.kept.state() if self.kept is not None else None,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.iteration = int(state["iteration"])
-        self.drawer.rows = int(state["rows"])
-        self.drawer.place = int(state["place"])
-        self.numbers = dict(state["numbers"])
-        held = state["rollouts"]
-        self.kept = Batch.from_state(held) if held is not None else None
 
 
 def the_best(rewards: Tensor, group: int, keep: int, threshold: float | None) -> list[int]:

@@ -9,20 +9,19 @@ reference stays what the policy started as.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fourstage.data.batch import Batch
 from fourstage.data.compared import BAD, GOOD
 from fourstage.evaluation.scoring import trained_logprobs
-from fourstage.randomness import permutation
 from fourstage.stages.context import StageContext
 from fourstage.stages.drawing import Drawer, drawer
 from fourstage.stages.episodes import Players, of_each
+from fourstage.stages.iterating import Iterations
 from fourstage.stages.judging import Judge
 from fourstage.stages.preference import Finishing
 from fourstage.tasks import Task
@@ -38,20 +37,18 @@ def online_source(
     return OnlinePairs(players, drawer(context, players.trained.policy, tasks), judge, finishing)
 
 
-class OnlinePairs:
+class OnlinePairs(Iterations):
     """Answers step s with a part of the comparisons of iteration `s // (epochs * minibatches)`.
 
     A group whose responses are worth the same is a comparison of weight 0, which teaches nothing.
-    What is held between two steps is part of the checkpoint.
     """
 
+    together = 2
+
     def __init__(self, players: Players, drawer: Drawer, judge: Judge, finishing: Finishing):
-        self.players, self.drawer, self.judge = players, drawer, judge
-        self.finishing, self.section = finishing, drawer.section
-        self._whole: Callable[[], AbstractContextManager] = nullcontext
-        self.iteration = -1
-        self.pairs: Batch | None = None
-        self.numbers: dict[str, float] = {}
+        self.finishing = finishing
+        super().__init__(drawer)
+        self.players, self.judge = players, judge
 
     @property
     def whole(self) -> Callable[[], AbstractContextManager]:
@@ -70,25 +67,14 @@ class OnlinePairs:
         return 2 * pairs * self.drawer.longest
 
     def batch(self, step: int) -> Batch:
-        """The minibatch of a step; the first step of an iteration draws it first."""
-        section, seed = self.section, self.drawer.seed
-        iteration, update = divmod(step, section.epochs * section.minibatches)
-        if iteration != self.iteration or self.pairs is None:
-            with self._whole():
-                self.pairs = self.draw(iteration)
-            self.iteration = iteration
-        epoch, number = divmod(update, section.minibatches)
-        count = len(self.pairs.lengths) // 2
-        order = permutation(count, seed, "minibatches", iteration, epoch)
-        part = np.array_split(order, section.minibatches)[number]
-        chosen = self.pairs.select([2 * int(pair) + side for pair in part for side in (0, 1)])
-        if section.algorithm == "kto":
+        chosen = self.minibatch(step)
+        if self.section.algorithm == "kto":
             # The two sides stand each for itself.
             del chosen.documents["group"]
-            chosen.documents["labels"] = torch.tensor([GOOD, BAD] * len(part))
+            chosen.documents["labels"] = torch.tensor([GOOD, BAD] * (len(chosen.lengths) // 2))
         return self.finishing(chosen)
 
-    def draw(self, iteration: int) -> Batch:
+    def roll(self, iteration: int) -> Batch:
         """The comparisons of an iteration, chosen and rejected in turn."""
         drawn = self.drawer.draw(iteration, self.judge)
         batch, rewards = drawn.batch(), drawn.scores
@@ -104,27 +90,6 @@ class OnlinePairs:
         pairs.documents["group"] = torch.arange(len(sides)).repeat_interleave(2)
         pairs.documents["weights"] = (gaps > 0).float().repeat_interleave(2)
         return pairs
-
-    def metrics(self) -> dict[str, float]:
-        """Means of the newest responses: reward, gold, KL in nats a response."""
-        return dict(self.numbers)
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "iteration": self.iteration,
-            "rows": self.drawer.rows,
-            "place": self.drawer.place,
-            "numbers": self.numbers,
-            "rollouts": self.pairs.state() if self.pairs is not None else None,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.iteration = int(state["iteration"])
-        self.drawer.rows = int(state["rows"])
-        self.drawer.place = int(state["place"])
-        self.numbers = dict(state["numbers"])
-        held = state["rollouts"]
-        self.pairs = Batch.from_state(held) if held is not None else None
 
 
 def best_and_worst(rewards: Tensor, group: int) -> Tensor:

@@ -8,7 +8,6 @@ randomness depends on (seed, purpose, iteration) alone, so a killed run goes on 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,10 +21,10 @@ from fourstage.objectives.advantages import explained_variance
 from fourstage.objectives.estimating import estimate, leave_out
 from fourstage.objectives.kl import AdaptiveKL, k1
 from fourstage.parallel.group import Group
-from fourstage.randomness import permutation
 from fourstage.recipe import RL
 from fourstage.stages.drawing import Drawer
 from fourstage.stages.episodes import Players, of_each, with_text
+from fourstage.stages.iterating import Iterations
 from fourstage.stages.judging import Judge
 from fourstage.tasks import Task
 from fourstage.training.contracts import Source
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from fourstage.tokenizer import Tokenizer
 
 
-class RolloutSource:
+class RolloutSource(Iterations):
     """Answers step s with a minibatch of iteration `s // (epochs * minibatches)`.
 
     Args:
@@ -46,7 +45,6 @@ class RolloutSource:
         judge: gives responses their numbers; else the reward model alone.
 
     Attributes:
-        whole: gives a context in which `players.trained` holds its present weights.
         algorithm: its row, with what the section changes.
         resets: how often the reference became the policy.
     """
@@ -64,31 +62,19 @@ class RolloutSource:
         judge: Judge | None = None,
     ):
         self.group = group or Group()
-        self.whole: Callable[[], AbstractContextManager] = nullcontext
+        policy = players.trained.policy
+        super().__init__(Drawer(policy, tokenizer, tasks, section, seed, self.group, say))
         self.players = players
-        # Resolved: none of its numbers is open.
-        self.section: Any = section
         self.algorithm = section.row()
-        self.seed = seed
         self.mix = mix
         penalty = section.missing_end_penalty
         self.judge = judge or Judge(
             section, tokenizer, players.reward_model, self.group, missing_end=penalty
         )
-        policy = players.trained.policy
-        self.drawer = Drawer(policy, tokenizer, tasks, section, seed, self.group, say)
         beta = self.algorithm.kl_coefficient
         self.kl = AdaptiveKL(beta, section.kl_target, section.kl_horizon)
-        self.iteration = -1
-        self.rollouts: Batch | None = None
-        self.numbers: dict[str, float] = {}
         self.resets = 0
         self._reference: dict[str, Tensor] = {}
-
-    @property
-    def updates(self) -> int:
-        """Steps of one iteration."""
-        return self.section.epochs * self.section.minibatches
 
     @property
     def most_cells(self) -> int | None:
@@ -99,20 +85,11 @@ class RolloutSource:
         return largest * self.drawer.longest
 
     def batch(self, step: int) -> Batch:
-        """The minibatch of a step; the first step of an iteration samples it first."""
-        iteration, update = divmod(step, self.updates)
-        if iteration != self.iteration or self.rollouts is None:
-            with self.whole():
-                self.rollouts = self.roll(iteration)
-            self.iteration = iteration
-        epoch, number = divmod(update, self.section.minibatches)
-        order = permutation(len(self.rollouts.lengths), self.seed, "minibatches", iteration, epoch)
-        part = np.array_split(order, self.section.minibatches)[number]
-        minibatch = self.rollouts.select(part.tolist())
+        minibatch = self.minibatch(step)
         if self.mix:
             minibatch = with_text(minibatch, self.mix.batch(step))
         if self.section.value_warmup:
-            alone = float(self._warms_up(iteration))
+            alone = float(self._warms_up(self.iteration))
             minibatch.documents["critic_alone"] = torch.full((len(minibatch.lengths),), alone)
         return minibatch
 
@@ -192,31 +169,17 @@ class RolloutSource:
                 streams["old_values"], streams["returns"], streams["loss_weights"]
             )
 
-    def metrics(self) -> dict[str, float]:
-        """Means of the newest rollouts: reward (the proxy), gold, KL in nats a response."""
-        return dict(self.numbers)
-
     def state(self) -> dict[str, Any]:
-        return {
-            "iteration": self.iteration,
-            "rows": self.drawer.rows,
-            "place": self.drawer.place,
+        return super().state() | {
             "kl": self.kl.state(),
-            "numbers": self.numbers,
-            "rollouts": self.rollouts.state() if self.rollouts is not None else None,
             "mix": self.mix.state() if self.mix else {},
             "resets": self.resets,
             "reference": self._reference,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.iteration = int(state["iteration"])
-        self.drawer.rows = int(state.get("rows", self.drawer.rows))
-        self.drawer.place = int(state.get("place", 0))
+        super().restore(state)
         self.kl.restore(state["kl"])
-        self.numbers = dict(state["numbers"])
-        held = state["rollouts"]
-        self.rollouts = Batch.from_state(held) if held is not None else None
         if self.mix:
             self.mix.restore(state["mix"])
         self.resets = int(state.get("resets", 0))
