@@ -26,8 +26,10 @@ from fourstage.evaluation.drift import Familiar, drift, familiar
 from fourstage.evaluation.estimates import Numbers
 from fourstage.evaluation.judgements import cell_scores, first_error
 from fourstage.evaluation.likelihood import (
+    Opinion,
     Turn,
     WithLikelihood,
+    fit_opinion,
     fit_weight,
     least_logprobs,
     least_of_rows,
@@ -328,25 +330,41 @@ def test_the_least_likely_token_is_that_of_the_last_answer_alone():
         told = [float(logprobs[at, row[at + 1]].detach()) for at in range(begin, end)]
         expected.append(min(told))
     batch = Batch.rows([_example(row) for row in several])
-    middle = float(np.median(expected))
-    for floor in (-100.0, middle):
-        found = least_logprobs(language, batch.tokens, batch.layout, turn, floor).detach()
-        np.testing.assert_allclose(found.numpy(), np.maximum(expected, floor), atol=1e-5)
+    found = least_logprobs(language, batch.tokens, batch.layout, turn).detach()
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
     nothing = Batch.rows([Example(np.array([5, 6, 7]))])
     assert float(least_logprobs(language, nothing.tokens, nothing.layout, turn)) == 0.0
 
 
 def test_likelihoods_count_beside_a_score_whatever_else_is_scored():
     made, (scorer, *_), language = tokenizer(), members(), model(5)
-    judge = WithLikelihood(scorer, language, Turn.of(made), weight=0.25).eval()
     least = least_of_rows(language, Turn.of(made), rows())
+    low, high = np.quantile(least, [0.25, 0.75]).tolist()
+    assert low < high
+    opinion = Opinion(weight=0.25, floor=low, ceiling=high)
+    judge = WithLikelihood(scorer, language, Turn.of(made), opinion).eval()
+    least = least.clip(low, high)
     expected = raw_scores(scorer, rows()) + 0.25 * least
     np.testing.assert_allclose(raw_scores(judge, rows()), expected, atol=1e-5)
     alone = [raw_scores(judge, [row])[0] for row in rows()[:5]]
     np.testing.assert_allclose(alone, expected[:5], atol=1e-5)
-    several = WithLikelihood(Ensemble(members(), 1.0).eval(), language, Turn.of(made), 0.25)
+    several = WithLikelihood(Ensemble(members(), 1.0).eval(), language, Turn.of(made), opinion)
     expected = raw_scores(several.scorer, rows()) + 0.25 * least
     np.testing.assert_allclose(raw_scores(several, rows()), expected, atol=1e-5)
+
+
+def test_likelihoods_count_between_the_bounds_that_comparisons_speak_for():
+    rng = np.random.default_rng(0)
+    scores, least = rng.normal(size=4000), -rng.uniform(0, 20, size=4000)
+    better, worse = np.arange(0, 4000, 2), np.arange(1, 4000, 2)
+    true = 1.5 * (scores + 0.8 * least.clip(-8, -3))
+    drawn = rng.uniform(size=2000) < 1 / (1 + np.exp(true[worse] - true[better]))
+    better, worse = np.where(drawn, better, worse), np.where(drawn, worse, better)
+    found = fit_opinion(scores, least, better, worse)
+    assert (found.floor, found.ceiling) == (-8, -3)
+    assert (found.weight, found.log_odds) == pytest.approx((0.8, 1.5), rel=0.1)
+    # What comparisons say nothing of does not count.
+    assert fit_opinion(true, rng.permutation(least), better, worse).weight < 0.02
 
 
 def test_the_weight_of_likelihoods_is_that_of_logistic_regression():

@@ -6,6 +6,7 @@ no probability. A new scalar head finds that only after very many comparisons.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,8 +32,10 @@ from fourstage.tasks import Task
 if TYPE_CHECKING:
     from fourstage.tokenizer import Tokenizer
 
-# Nats below which a token is as unlikely as can be: an answer is wrong once, not by how much.
-FLOOR = -12.0
+# Nats below which a token is as unlikely as can be (an answer is wrong once, not by how much), and
+# above which it is as likely (right answers differ by the words they choose): those that are tried.
+_FLOORS = (-6.0, -8.0, -10.0, -12.0, -16.0)
+_CEILINGS = (0.0, -2.0, -3.0, -4.0, -5.0)
 _RIDGE = 1e-2
 
 
@@ -55,13 +58,28 @@ class Turn:
         return cls(lead[0], len(lead), tokenizer.end_of_turn)
 
 
+@dataclass(frozen=True)
+class Opinion:
+    """How much the chat model's log-probabilities count beside a score.
+
+    Attributes:
+        weight: raw score a nat.
+        floor, ceiling: nats that an answer's least log-probability is held between.
+        log_odds: of a unit of the sum.
+    """
+
+    weight: float
+    floor: float
+    ceiling: float
+    log_odds: float = 1.0
+
+
 class WithLikelihood(nn.Module):
-    """`r + weight min_t max(log p(token t), floor)` over the tokens of the last answer.
+    """`r + weight clip(min_t log p(token t), floor, ceiling)` over the tokens of the last answer.
 
     Args:
         scorer: gives r, with a score of its own to each row.
         language: the chat model, frozen.
-        weight: raw score a nat.
 
     Attributes:
         reward_mean, reward_std: what the sum is normalised with.
@@ -72,12 +90,11 @@ class WithLikelihood(nn.Module):
         scorer: Transformer | Ensemble,
         language: Transformer,
         turn: Turn,
-        weight: float,
-        floor: float = FLOOR,
+        opinion: Opinion,
     ):
         super().__init__()
         self.scorer, self.language = scorer, language
-        self.turn, self.weight, self.floor = turn, weight, floor
+        self.turn, self.opinion = turn, opinion
         self.config = scorer.config
         self.reward_mean, self.reward_std = scorer.reward_mean, scorer.reward_std
 
@@ -91,18 +108,18 @@ class WithLikelihood(nn.Module):
 
     def scores(self, hidden: Tensor) -> Tensor:
         """[..., width + 1] -> [...], the raw score."""
-        return self.scorer.scores(hidden[..., :-1]) + self.weight * hidden[..., -1].float()
+        return self.scorer.scores(hidden[..., :-1]) + self.opinion.weight * hidden[..., -1].float()
 
     @torch.no_grad()
     def least(self, tokens: Tensor, layout: Layout) -> Tensor:
-        """[documents] log-probability of the least likely token of each last answer, in nats."""
-        return least_logprobs(self.language, tokens, layout, self.turn, self.floor)
+        """[documents] log-probability of the least likely token of each last answer, in nats,
+        between floor and ceiling."""
+        least = least_logprobs(self.language, tokens, layout, self.turn)
+        return least.clamp(self.opinion.floor, self.opinion.ceiling)
 
 
-def least_logprobs(
-    language: Transformer, tokens: Tensor, layout: Layout, turn: Turn, floor: float = FLOOR
-) -> Tensor:
-    """[documents] `max(floor, min_t log p(token t | those before))`, float32.
+def least_logprobs(language: Transformer, tokens: Tensor, layout: Layout, turn: Turn) -> Tensor:
+    """[documents] `min_t log p(token t | those before)`, float32.
 
     Over the tokens of each document's last answer, its end included: an answer that breaks off is
     unlikely there. 0 of a document without an answer.
@@ -129,7 +146,7 @@ def least_logprobs(
         weight=language.plain_head,
     ).float()
     least = torch.zeros(len(layout.lengths), device=tokens.device)
-    return least.scatter_reduce(0, documents[read], logprobs, "amin").clamp(min=floor)
+    return least.scatter_reduce(0, documents[read], logprobs, "amin")
 
 
 @torch.no_grad()
@@ -147,6 +164,27 @@ def least_of_rows(language: Transformer, turn: Turn, rows: Sequence[Sequence[int
 
     in_halves(alike([len(row) for row in rows], device), work)
     return found
+
+
+def fit_opinion(
+    scores: np.ndarray, least: np.ndarray, better: Sequence[int], worse: Sequence[int]
+) -> Opinion:
+    """The weight, floor and ceiling under which comparisons are most likely.
+
+    Args:
+        scores, least: [rows] raw scores and `least_of_rows`.
+        better, worse: [pairs] rows of the answers that were compared.
+    """
+    found = []
+    for floor, ceiling in itertools.product(_FLOORS, _CEILINGS):
+        if floor < ceiling:
+            held = least.clip(floor, ceiling)
+            gaps = (scores[better] - scores[worse], held[better] - held[worse])
+            weight, log_odds = fit_weight(*gaps)
+            z = log_odds * (gaps[0] + weight * gaps[1])
+            value = -float(np.logaddexp(0, -z).sum())
+            found.append((value, Opinion(weight, floor, ceiling, log_odds)))
+    return max(found, key=lambda each: each[0])[1]
 
 
 def fit_weight(

@@ -21,6 +21,8 @@ from fourstage.model.heads import Heads
 
 HEADS = "heads.safetensors"
 _MEMBERS, LIKELIHOOD = "members", "likelihood"
+# How much the likelihoods count: `evaluation.likelihood.Opinion`.
+LIKELIHOOD_NUMBERS = ("weight", "floor", "ceiling")
 
 
 def member_folder(folder: Path, number: int) -> Path:
@@ -118,4 +120,4 @@ def likelihood_of(folder: Path) -> tuple[Path, dict[str, float]] | None:
         raise InputError(
             f"{folder} lacks {LIKELIHOOD}, which its config.json asks for: copy it there"
         )
-    return language, {key: float(told[key]) for key in ("weight", "floor", "mean", "std")}
+    return language, {key: float(told[key]) for key in (*LIKELIHOOD_NUMBERS, "mean", "std")}

@@ -15,7 +15,7 @@ from fourstage.data.comparing import Elements
 from fourstage.data.store import Store
 from fourstage.evaluation.alignment import reward_rows
 from fourstage.evaluation.estimates import Numbers
-from fourstage.evaluation.likelihood import Turn, fit_weight, least_of_rows
+from fourstage.evaluation.likelihood import Opinion, Turn, fit_opinion, least_of_rows
 from fourstage.evaluation.scoring import Scorer, raw_scores
 from fourstage.model.heads import Heads, fold_heads
 from fourstage.model.layout import Layout
@@ -161,11 +161,11 @@ def fold(model: Transformer, weights: dict[str, float], numbers: Numbers) -> Hea
     return heads
 
 
-def likelihood_weight(
+def chat_models_opinion(
     scorer: Scorer, language: Transformer, tokenizer: Tokenizer, store: Store
-) -> Numbers:
-    """`likelihood_weight`: what the least log-probability of an answer counts beside its score,
-    fitted on training comparisons; `likelihood_log_odds` of a unit of their sum."""
+) -> Opinion:
+    """What the least log-probability of an answer counts beside its score, fitted on training
+    comparisons."""
     elements = Elements(store)
     rows, better, worse = [], [], []
     for number in range(min(_FITTED, len(elements))):
@@ -178,6 +178,4 @@ def likelihood_weight(
                 worse.append(len(rows) + ordered[1])
         rows += [store[row].tokens.tolist() for row in found]
     scores, least = raw_scores(scorer, rows), least_of_rows(language, Turn.of(tokenizer), rows)
-    gaps = (scores[better] - scores[worse], least[better] - least[worse])
-    weight, log_odds = fit_weight(*gaps)
-    return Numbers().add("likelihood_weight", weight).add("likelihood_log_odds", log_odds)
+    return fit_opinion(scores, least, better, worse)

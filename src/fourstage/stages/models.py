@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from fourstage.errors import InputError
 from fourstage.evaluation.estimates import Numbers
-from fourstage.evaluation.likelihood import Turn, WithLikelihood
+from fourstage.evaluation.likelihood import Opinion, Turn, WithLikelihood
 from fourstage.interchange import (
     exportable,
     is_reward_model,
@@ -17,7 +17,12 @@ from fourstage.interchange import (
     with_tokenizer,
     with_vocabulary,
 )
-from fourstage.interchange.rewards import as_ensemble, likelihood_of, members_of
+from fourstage.interchange.rewards import (
+    LIKELIHOOD_NUMBERS,
+    as_ensemble,
+    likelihood_of,
+    members_of,
+)
 from fourstage.model.ensemble import Ensemble
 from fourstage.model.transformer import Transformer
 from fourstage.planning import model_config, parent_folder
@@ -148,8 +153,7 @@ def reward_model(folder: Path, context: StageContext) -> Transformer:
             judge,
             scorer(language, context),
             Turn.of(context.tokenizer),
-            told["weight"],
-            told["floor"],
+            Opinion(*(told[name] for name in LIKELIHOOD_NUMBERS)),
         )
         judge.reward_mean, judge.reward_std = told["mean"], told["std"]
     # What scores is only read through `evaluation.scoring.Scorer`, which all of them are.

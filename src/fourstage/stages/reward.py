@@ -30,12 +30,18 @@ from fourstage.errors import InputError
 from fourstage.evaluation.agreement import agreement
 from fourstage.evaluation.estimates import Numbers
 from fourstage.evaluation.judgements import held_out_judgements
-from fourstage.evaluation.likelihood import Turn, WithLikelihood, known_to_the_chat_model
+from fourstage.evaluation.likelihood import (
+    Opinion,
+    Turn,
+    WithLikelihood,
+    known_to_the_chat_model,
+)
 from fourstage.evaluation.preferences import pair_accuracy
 from fourstage.evaluation.scoring import Scorer, device_of
 from fourstage.interchange import save_model
 from fourstage.interchange.rewards import (
     LIKELIHOOD,
+    LIKELIHOOD_NUMBERS,
     ensemble_config,
     heads_config,
     member_folder,
@@ -56,9 +62,9 @@ from fourstage.stages.datafiles import held_out_pairs
 from fourstage.stages.judges import (
     Judge,
     References,
+    chat_models_opinion,
     fold,
     judge_of,
-    likelihood_weight,
     scale,
     settle,
 )
@@ -120,16 +126,23 @@ def _with_likelihood(
     numbers: Numbers,
 ) -> WithLikelihood:
     """The scorer beside the chat model's own opinion of an answer, with a zero and unit anew."""
-    tokenizer, store = context.tokenizer, Store.open(context.data / "reward" / "train")
-    fitted = context.measure(
-        "likelihood", lambda: likelihood_weight(scorer, chat_model, tokenizer, store)
-    )
-    weight = fitted.metrics.get("likelihood_weight", 0.0)
-    judge = WithLikelihood(scorer, chat_model, Turn.of(tokenizer), weight)
+    fitted = context.measure("likelihood", lambda: _opinion(context, scorer, chat_model))
+    # A process that did not measure scores nothing.
+    told = {name: fitted.metrics.get(f"likelihood_{name}", 0.0) for name in LIKELIHOOD_NUMBERS}
+    judge = WithLikelihood(scorer, chat_model, Turn.of(context.tokenizer), Opinion(**told))
     numbers.update(fitted)
     numbers.update(context.measure("likelihood_scale", lambda: scale(judge, references)))
     settle(judge, numbers)
     return judge
+
+
+def _opinion(context: StageContext, scorer: Scorer, chat_model: Transformer) -> Numbers:
+    store = Store.open(context.data / "reward" / "train")
+    opinion = chat_models_opinion(scorer, chat_model, context.tokenizer, store)
+    numbers = Numbers()
+    for name, value in dataclasses.asdict(opinion).items():
+        numbers.add(f"likelihood_{name}", value)
+    return numbers
 
 
 def train_member(
@@ -277,8 +290,7 @@ def _save(
     if isinstance(judge, WithLikelihood):
         told |= {
             "reward_likelihood": {
-                "weight": judge.weight,
-                "floor": judge.floor,
+                **{name: getattr(judge.opinion, name) for name in LIKELIHOOD_NUMBERS},
                 "mean": judge.reward_mean,
                 "std": judge.reward_std,
             }
