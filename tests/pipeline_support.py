@@ -172,7 +172,7 @@ def die_at_writes(recipe: str, out: str, seed: str) -> None:
     for kills in range(300):
         process = os.fork()
         if not process:
-            _die_before_write(draw.randrange(1, 200), out)
+            die_before_write(draw.randrange(1, 200), out)
             go(load(recipe), Path(out))
             os._exit(0)
         draw.random()
@@ -192,7 +192,7 @@ def path_changed(event: str, arguments: tuple, changes: tuple[str, ...]) -> obje
     return arguments[0] if event in changes else None
 
 
-def _die_before_write(number: int, folder: str) -> None:
+def die_before_write(number: int, folder: str) -> None:
     """Kills this process before its `number`-th change of a file below `folder`."""
     seen = 0
 
