@@ -1,6 +1,6 @@
 """How gold rises and falls with the distance from the initial policy, fitted to what was measured.
 
-Gao, Schulman and Hilton (*Scaling Laws for Reward Model Overoptimization*, 2022), with `d = sqrt(KL)`:
+Gao, Schulman and Hilton, *Scaling Laws for Reward Model Overoptimization*, 2022; `d = sqrt(KL)`:
 
     best of n     R(d) = d (alpha - beta d)
     RL            R(d) = d (alpha - beta log d)
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -120,4 +120,4 @@ def with_intervals(found: Fit, kl: Sequence[float], resampled: np.ndarray) -> Fi
         name: (float(ends[0, place]), float(ends[1, place]))
         for place, name in enumerate(("alpha", "beta"))
     }
-    return Fit(**{**vars(found), "intervals": intervals})
+    return replace(found, intervals=intervals)

@@ -10,6 +10,7 @@ from fourstage.reporting.events import flags
 from fourstage.reporting.figures import colour_key, dot_figure, noisy, panels, wide_figure
 from fourstage.reporting.html import Markup, join, tag
 from fourstage.reporting.numbers import figures, measured, share
+from fourstage.reporting.overoptimisation import study_figures
 from fourstage.reporting.runfiles import RunFiles, StageFiles
 from fourstage.reporting.sections.stability import marked, stability
 
@@ -28,6 +29,7 @@ def section(run: RunFiles) -> Markup | None:
         _gold(stage),
         _steps(stage),
         overoptimisation(stage),
+        study_figures(run.study),
         _kinds(stage),
         _diversity(run),
         _health(stage),
