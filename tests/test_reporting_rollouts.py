@@ -24,6 +24,8 @@ from fourstage.reporting.rollouts.terminal import print_rollout
 from fourstage.stages.revisiting import with_present
 from fourstage.training.checkpoint import Checkpoints, Snapshot
 from pipeline_support import call, whole_run
+from test_stages_algorithms import trained
+from test_stages_rollouts import WORDS, section
 from tiny_models import tiny_model
 
 STREAMS = (
@@ -199,6 +201,29 @@ def test_ratio_and_clip_are_those_of_the_algorithms_loss(policy, kind):
     assert first.clipped.tolist() == expected
     # A bad token that became likelier is held by no clip of a minimum.
     assert second.clipped.tolist() == [kind == "cispo" and not low <= np.exp(0.2) <= high]
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "gspo", "cispo", "rloo"])
+def test_what_is_clipped_is_what_the_next_update_counts_as_clipped(algorithm, tmp_path):
+    told = {"algorithm": algorithm, "group": 4, "epochs": 2, "minibatches": 1, "rewards": WORDS}
+    if algorithm == "cispo":
+        # Its own bounds, 0 and 5, are far away.
+        told |= {"clip_low": 0.02, "clip_high": 0.02}
+    made, _ = trained(tmp_path / "once", 1, **told)
+    found = episodes_of(with_present(made.rollouts, made.players.trained.policy, section(**told)))
+    _, rows = trained(tmp_path / "twice", 2, **told)
+    clipped = torch.cat([each.clipped for each in found]).float().mean().item()
+    assert clipped == pytest.approx(rows[1]["clip_fraction"], abs=1e-6) and clipped > 0
+    ratios = torch.cat([each.columns["ratio"] for each in found])
+    assert ratios.mean().item() == pytest.approx(rows[1]["ratio"], abs=1e-5)
+
+
+def test_the_parts_of_a_reward_are_told(tmp_path):
+    made, _ = trained(tmp_path, 1, algorithm="grpo", group=4, rewards=WORDS)
+    numbers = episodes_of(made.rollouts)[0].numbers
+    assert {"score", "reward/constraints", "reward/length"} <= numbers.keys()
+    parts = numbers["reward/constraints"] + numbers["reward/length"]
+    assert numbers["score"] == pytest.approx(parts)
 
 
 def test_of_responses_to_be_imitated_there_is_what_the_policy_says_now(policy):

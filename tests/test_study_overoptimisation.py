@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fourstage.errors import InputError
+from fourstage.recipe import recipe_from
 from fourstage.reporting.overoptimisation import short_rows, study_figures, unfitted
 from fourstage.reporting.page import build_report
 from fourstage.study import forks, samples
@@ -19,7 +20,7 @@ from fourstage.study.bestofn import kl_bound, powers_of_two
 from fourstage.study.overoptimisation import _fitted, _fitted_to_prompts, study
 from fourstage.study.policies import Point, iterations
 from fourstage.study.subject import open_subject
-from pipeline_support import call, go, hurried, tiny, weights, whole_run
+from pipeline_support import call, hurried, tiny, weights, whole_run
 
 QUICK = Asked(samples=8, prompts=4, device="cpu")
 
@@ -100,12 +101,24 @@ def test_a_fork_is_the_same_experiment_but_for_what_is_varied(run, subject, tmp_
     """At the run's own numbers the forks end with the run's own bits."""
     same = forks.rl_recipe(subject, 0.05), forks.reward_recipe(subject, 100)
     for recipe, stage in zip(same, ("rl", "reward"), strict=True):
-        go(recipe, tmp_path / stage, only=stage)
+        with hurried():
+            forks.train(recipe, tmp_path / stage, stage, lambda line: None)
         assert weights(tmp_path / stage)[stage] == weights(run)[stage]
+        # The zero and the unit of the reward as well.
+        configs = [folder / stage / "model" / "config.json" for folder in (tmp_path / stage, run)]
+        assert configs[0].read_text() == configs[1].read_text()
     other = forks.rl_recipe(subject, 0.5).rl
     assert (other.kl_coefficient, other.steps) == (0.5, subject.recipe.rl.steps)
     half = forks.reward_recipe(subject, 50)
     assert (half.data.comparisons, half.reward.steps) == (50, 3)
+
+
+def test_a_fork_mixes_pretraining_text_in_as_its_run_does(subject, tmp_path):
+    values = forks.rl_recipe(subject, 0.5).to_dict()
+    values["rl"]["pretraining_mix"] = 0.1
+    with hurried():
+        stage = forks.train(recipe_from(values), tmp_path, "rl", lambda line: None)
+    assert "mix_nll" in (stage / "metrics.jsonl").read_text()
 
 
 def test_coefficients_and_comparisons_are_trained_once_and_shown(run, tmp_path):
@@ -121,12 +134,16 @@ def test_coefficients_and_comparisons_are_trained_once_and_shown(run, tmp_path):
     again, said = studied(copy, copy / "study", asked)
     assert again == found and sum("finished and unchanged, kept" in line for line in said) == 2
     assert "Best of n responses" in build_report(copy).read_text("utf-8")
+    told = {**found, "models": {**found["models"], "reward_model": "another"}}
+    (copy / "study" / "study.json").write_text(json.dumps(told))
+    page = build_report(copy).read_text("utf-8")
+    assert "of other models" in page and "Best of n responses" not in page
 
 
 def test_a_reward_model_may_stand_for_gold(run, tmp_path):
     asked = Asked(8, 4, gold=run / "reward" / "model", device="cpu")
     found, _ = studied(run, tmp_path, asked)
-    assert found["gold"] == "the reward model model"
+    assert found["gold"] == "the reward model tiny"
     assert found["initial"]["gold"] != studied(run, tmp_path)[0]["initial"]["gold"]
     # What the world's checker said in training is no gold of this study.
     assert found["rl"][0]["fit"] is None and found["rl"][0]["end"]["gold"][0] != 0.15
@@ -229,7 +246,7 @@ def made_up() -> dict:
     end = {name: [1.0, 0.9, 1.1] for name in ("kl", "proxy", "gold")}
     law = _fitted("rl", [(x, gold - 0.5) for x, _, gold in points], 0.5)
     rl = {"name": "KL 0.1", "coefficient": 0.1, "points": points, "end": end, **law}
-    found = {"run": "made", "best_of_n": [best], "rl": [rl], "rl_fit": law}
+    found = {"format": 1, "run": "made", "best_of_n": [best], "rl": [rl], "rl_fit": law}
     return {**found, "initial": {"gold": [0.5, 0.45, 0.55]}}
 
 
@@ -247,4 +264,4 @@ def test_the_figures_show_the_curves_and_the_laws():
     assert len(figures) == 3
     assert all("dashed" in each and "SFT" in each for each in figures[:2])
     assert "500 pairs" in figures[0] and "KL 0.1" in figures[1] and "The laws" in figures[2]
-    assert study_figures({}) == [] and study_figures({"best_of_n": "torn"}) == []
+    assert study_figures({}) == [] and study_figures({"format": 2}) == []

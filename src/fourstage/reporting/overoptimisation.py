@@ -10,6 +10,8 @@ from fourstage.reporting.figures import panels
 from fourstage.reporting.html import Markup, join, table, tag
 from fourstage.reporting.numbers import figures, is_number
 
+# Of study.json.
+FORMAT = 1
 _COLOURS = 6
 # Points of a noisy line of RL that are drawn.
 _BINS = 40
@@ -183,10 +185,27 @@ def law_table(study: dict[str, Any]) -> Markup | None:
 
 
 def study_figures(study: dict[str, Any]) -> list[Markup | None]:
-    """All that a page shows of a study; nothing of one that is empty or of another form."""
-    if not isinstance(study.get("best_of_n"), list):
+    """All that a page shows of a study; nothing of none, or of one in another form."""
+    if study.get("format") != FORMAT:
         return []
     return [best_of_n_figure(study), rl_figure(study), law_table(study)]
+
+
+def study_of(study: dict[str, Any], parents: dict[str, Any]) -> Markup | list[Markup | None]:
+    """The figures of a run's study; a line instead where the run has other models by now.
+
+    Args:
+        parents: role ("from", "reward_model") -> hash of what the rl stage was made from.
+    """
+    told = study.get("models")
+    if isinstance(told, dict) and any(parents.get(role, told[role]) != told[role] for role in told):
+        return tag(
+            "p",
+            "The study of over-optimisation in study/ is of other models than this run has now: ",
+            "fourstage study overoptimisation repeats it.",
+            class_="notice",
+        )
+    return study_figures(study)
 
 
 def _entries(study: dict[str, Any], name: str) -> list[dict[str, Any]]:

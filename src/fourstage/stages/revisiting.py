@@ -25,10 +25,17 @@ from fourstage.objectives.objective import Trained, trained_cells
 from fourstage.objectives.surrogates import SURROGATES, Clip, log_ratio
 from fourstage.recipe import RL, Recipe
 from fourstage.recipe.preference import learns_otherwise
-from fourstage.reporting.rollouts.episodes import CLIPPED, FINISHED, GOLD, response_weights
+from fourstage.reporting.rollouts.episodes import (
+    CLIPPED,
+    FINISHED,
+    GOLD,
+    episodes_of,
+    response_weights,
+)
 from fourstage.stages.adapting import narrow
 from fourstage.stages.context import StageContext
 from fourstage.stages.models import frozen, starting_model
+from fourstage.tasks import Task
 from fourstage.training.checkpoint import Checkpoints, Damaged
 from fourstage.training.clock import StageClock
 from fourstage.training.weights import weights_of
@@ -151,30 +158,20 @@ def _ratios(batch: Batch, now: Tensor, section: RL) -> dict[str, Tensor]:
 def with_outcomes(batch: Batch, run: Path, tokenizer: Tokenizer, numbers: Sequence[int]) -> Batch:
     """The rollouts with `finished`, and for episodes `numbers` their `gold` where the prompt has a
     checker; NaN where it is not known."""
-    weights = response_weights(batch)
-    tasks = None
-    golds = torch.full((len(batch.lengths),), math.nan)
-    finished = torch.zeros(len(batch.lengths))
-    for number, (tokens, targets, is_response) in enumerate(
-        zip(
-            *(each.split(batch.lengths) for each in (batch.tokens, batch.targets, weights)),
-            strict=True,
-        )
-    ):
-        own = is_response != 0
-        response = targets[own].tolist()
-        finished[number] = bool(response) and response[-1] in tokenizer.stop_ids
-        if number not in numbers:
-            continue
-        if tasks is None:
-            rows = PreparedData.open(run).tasks("rl", "train")
-            tasks = {
-                tuple(tokenizer.chat_prompt(task.prompt)): task
-                for task in rows
-                if task.facts.get("checker")
-            }
-        prompt = tuple(tokens[: len(tokens) + 1 - len(response)].tolist())
-        if (task := tasks.get(prompt)) is not None:
-            golds[number] = checkers.gold(task, tokenizer.decode(response))
-    documents = {**batch.documents, FINISHED: finished, GOLD: golds}
+    episodes, stops = episodes_of(batch), set(tokenizer.stop_ids)
+    finished = [bool(each.response) and each.response[-1] in stops for each in episodes]
+    golds = torch.full((len(episodes),), math.nan)
+    tasks = _checked_tasks(run, tokenizer)
+    for number in numbers:
+        task = tasks.get(tuple(episodes[number].prompt))
+        if task is not None:
+            golds[number] = checkers.gold(task, tokenizer.decode(episodes[number].response))
+    documents = {**batch.documents, FINISHED: torch.tensor(finished).float(), GOLD: golds}
     return Batch(batch.tokens, batch.lengths, batch.targets, batch.streams, documents)
+
+
+def _checked_tasks(run: Path, tokenizer: Tokenizer) -> dict[tuple[int, ...], Task]:
+    """The training prompts of rl that have a checker, by their tokens."""
+    rows = PreparedData.open(run).tasks("rl", "train")
+    known = [task for task in rows if task.facts.get("checker")]
+    return {tuple(tokenizer.chat_prompt(task.prompt)): task for task in known}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fourstage.errors import InputError
+from fourstage.pipeline import prepare
 from fourstage.pipeline import run as run_stages
 from fourstage.recipe import STAGES, Recipe, recipe_from
 from fourstage.recipe.preference import learns_otherwise
@@ -85,6 +86,15 @@ def train(recipe: Recipe, folder: Path, stage: str, say: Say) -> Path:
     Raises:
         InputError, MachineError, Interrupted: as any run.
     """
+
+    def tell(line: str) -> None:
+        say(f"  {line}")
+
     say(f"study: {stage} of {folder}")
-    run_stages(recipe, folder, only=stage, say=lambda line: say(f"  {line}"))
+    # What a stage reads beside its own data is that of stages which a fork has none of.
+    beside = ["sft", *(["pretrain"] if stage == "rl" and recipe.rl.pretraining_mix else [])]
+    if not (folder / stage / "results.json").is_file():
+        for each in beside:
+            prepare(recipe, folder, only=each, say=tell)
+    run_stages(recipe, folder, only=stage, say=tell)
     return folder / stage

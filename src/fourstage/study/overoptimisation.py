@@ -19,15 +19,16 @@ from fourstage.pipeline.lineage import model_hash
 from fourstage.pipeline.lock import locked
 from fourstage.randomness import numpy_generator
 from fourstage.recipe.preference import learns_otherwise
+from fourstage.reporting.overoptimisation import FORMAT
 from fourstage.study import forks
 from fourstage.study.asked import Asked
 from fourstage.study.bestofn import estimated_kl, kl_bound, mean_of_best, powers_of_two
 from fourstage.study.laws import Fit, Law, TooFewPoints, fit, with_intervals
 from fourstage.study.policies import Point, measured_end, read_iterations
 from fourstage.study.samples import Drawn, draw, scored
-from fourstage.study.subject import Say, Subject, open_subject
+from fourstage.study.subject import Say, Subject, called, open_subject
 
-NAME, PAGE, FORMAT = "study.json", "study.html", 1
+NAME, PAGE = "study.json", "study.html"
 # Points of a fitted law that is drawn.
 _CURVE = 60
 
@@ -70,6 +71,10 @@ def study(run: Path, out: Path | None, asked: Asked, say: Say = print) -> dict[s
         found = {
             "format": FORMAT,
             "run": subject.recipe.name,
+            "models": {
+                "from": model_hash(subject.sft),
+                "reward_model": model_hash(subject.reward),
+            },
             "asked": asked.to_json(),
             "gold": subject.gold_words,
             "temperature": subject.recipe.rl.temperature,
@@ -118,14 +123,8 @@ def _rewards(
             continue
         stage = forks.train(recipe, folder / "reward" / f"comparisons-{count}", "reward", say)
         found.append(Reward(f"{count:,} pairs", stage / "model", count))
-    found += [Reward(_called(rival), rival) for rival in asked.rivals]
+    found += [Reward(called(rival), rival) for rival in asked.rivals]
     return found
-
-
-def _called(folder: Path) -> str:
-    """A short name of a model folder: its run's, where it is a stage's `model`."""
-    parts = [part for part in folder.resolve().parts if part not in ("model", "reward")]
-    return parts[-1] if parts else str(folder)
 
 
 def _best_of_n(

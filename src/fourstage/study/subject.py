@@ -20,7 +20,7 @@ from fourstage.files import sha256_json
 from fourstage.interchange import load_config
 from fourstage.model.transformer import Transformer
 from fourstage.pipeline.lineage import model_hash
-from fourstage.recipe import Recipe
+from fourstage.recipe import STAGES, Recipe
 from fourstage.reporting.batches import open_tokenizer, resolved_recipe
 from fourstage.stages.context import StageContext
 from fourstage.stages.judging import Judge
@@ -60,7 +60,7 @@ class Subject:
 
     @property
     def gold_words(self) -> str:
-        return f"the reward model {self.gold_folder.name}" if self.gold_folder else "the checker"
+        return f"the reward model {called(self.gold_folder)}" if self.gold_folder else "the checker"
 
     def policy(self, folder: Path) -> Transformer:
         """A chat model of this run's tokenizer."""
@@ -89,6 +89,12 @@ class Subject:
         return lambda tasks, responses: np.asarray(
             scores(judge, reward_rows(self.tokenizer, responses))
         ).tolist()
+
+
+def called(folder: Path) -> str:
+    """A short name of a model folder: its run's, where it is a stage's `model`."""
+    parts = [part for part in folder.resolve().parts if part not in ("model", *STAGES)]
+    return parts[-1]
 
 
 def open_subject(

@@ -29,7 +29,9 @@ COLUMNS = (
 SUMMED = frozenset({"rollout", "old", "ref", "now", "KL", "reward"})
 CLIPPED, FINISHED, GOLD = "clipped", "finished", "gold"
 # What a document carries for the training's own sake.
-_INNER = frozenset({"prompt_tokens", "group", "weights", "critic_alone", "labels", FINISHED})
+_INNER = frozenset(
+    {"prompt_tokens", "group", "weights", "critic_alone", "labels", "left_out", FINISHED}
+)
 
 
 @dataclass(frozen=True)
