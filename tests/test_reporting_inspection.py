@@ -1,4 +1,4 @@
-"""Batches and rollouts, token by token, and tables in the terminal."""
+"""Batches, token by token, and tables in the terminal."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import torch
 from rich.console import Console
 
 from fourstage.data.batch import Batch, Example
-from fourstage.errors import InputError
-from fourstage.reporting.inspection import documents_of, load_rollout, print_batch, print_rollout
+from fourstage.reporting.inspection import documents_of, print_batch
 from fourstage.reporting.numbers import Number
 from fourstage.reporting.tables import print_table
 
@@ -35,22 +34,6 @@ def language() -> Batch:
     return Batch.language([example([1, 2, 3, 0], [0, 0, 1, 1]), example([4, 5], [0, 1])])
 
 
-def rollouts() -> Batch:
-    batch = language()
-    names = (
-        "rollout_logprobs",
-        "old_logprobs",
-        "ref_logprobs",
-        "rewards",
-        "old_values",
-        "advantages",
-    )
-    for place, name in enumerate(names):
-        batch.streams[name] = torch.arange(4.0) + place
-    batch.documents["scores"] = torch.tensor([0.5, -1.0])
-    return batch
-
-
 def test_documents_are_whole_and_their_trained_tokens_are_those_of_the_examples():
     first, second = documents_of(language())
     assert first.ids == [1, 2, 3, 0] and first.trained == [False, False, True, True]
@@ -71,45 +54,6 @@ def test_rows_to_score_name_the_chosen_and_the_rejected():
     print_batch(batch, Letters(), out, rows=True)
     text = out.file.getvalue()
     assert "pair 0, chosen" in text and "pair 0, rejected" in text and "ab" in text
-
-
-def test_every_response_token_of_a_rollout_is_shown_with_what_is_known_of_it():
-    out = console()
-    print_rollout(rollouts(), Letters(), out, most=1)
-    text = out.file.getvalue()
-    assert "episode 0 of 2: scores 0.500" in text
-    for heading in ("rollout", "old", "ref", "KL", "reward", "value", "advantage"):
-        assert heading in text
-    row = next(line for line in text.splitlines() if " c " in line).split()
-    # The cell before token 2 holds 1, 2, 3, then KL = old - ref, then 4, 5, 6.
-    assert row == ["2", "c", "+1.000", "+2.000", "+3.000", "−1.000", "+4.000", "+5.000", "+6.000"]
-    sums = next(line for line in text.splitlines() if " sum " in line).split()
-    assert sums == ["sum", "+3.000", "+5.000", "+7.000", "−2.000", "+9.000"]
-
-
-def test_an_episode_that_is_not_there_is_an_input_error():
-    with pytest.raises(InputError, match="0 to 1"):
-        print_rollout(rollouts(), Letters(), console(), first=2)
-
-
-def test_rollouts_come_back_from_a_checkpoint_without_touching_it(tmp_path):
-    from fourstage.training.checkpoint import Checkpoints, Snapshot
-
-    checkpoints = Checkpoints(tmp_path / "rl" / "checkpoints")
-    source = {"iteration": 3, "rollouts": rollouts().state()}
-    checkpoints.save(Snapshot(40, {"model": {"w": torch.zeros(1)}}, {}, source))
-    checkpoints.save(Snapshot(50, {"model": {"w": torch.zeros(1)}}, {}, {"rollouts": None}))
-    (tmp_path / "rl" / "checkpoints" / ".step-00000060.partial").mkdir()
-    step, batch = load_rollout(tmp_path, 40)
-    assert step == 40 and batch.lengths == (3, 1)
-    assert torch.equal(batch.streams["rewards"], rollouts().streams["rewards"])
-    with pytest.raises(InputError, match="40, 50"):
-        load_rollout(tmp_path, 41)
-    with pytest.raises(InputError, match="no rollouts"):
-        load_rollout(tmp_path)
-    with pytest.raises(InputError, match="no checkpoint"):
-        load_rollout(tmp_path / "elsewhere")
-    assert (tmp_path / "rl" / "checkpoints" / ".step-00000060.partial").is_dir()
 
 
 def test_a_table_sets_numbers_right_and_intervals_beside_them():

@@ -37,6 +37,7 @@ COMMANDS = {
     "eval": "Measure a model folder",
     "compare": "Measure model folders side by side",
     "report": "Build report.html of a run",
+    "study": "See how far a reward model can be trusted: over-optimisation by best-of-n and RL",
     "inspect": "See every token of a batch or a rollout, or what is in data files",
     "export": "Save a model in another format",
     "serve": "Serve a model over HTTP",

@@ -42,20 +42,55 @@ def rollout(
         int | None, typer.Option(min=0, help="Of a checkpoint; else the newest")
     ] = None,
     episode: Annotated[int, typer.Option(min=0, help="The first episode to show")] = 0,
-    episodes: Annotated[int, typer.Option(min=1, help="How many to show")] = 2,
+    episodes: Annotated[
+        int | None, typer.Option(min=1, help="How many to show; 2, or 32 on a page")
+    ] = None,
+    colour: Annotated[
+        str | None, typer.Option(help="advantage, KL, reward, value or ratio")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page there, instead of the terminal")
+    ] = None,
+    model: Annotated[
+        bool, typer.Option("--model/--no-model", help="Ask the checkpoint's weights too (now)")
+    ] = True,
 ) -> None:
-    """Every token of RL's rollouts: log-probabilities, KL, reward, value, return, advantage."""
+    """Every token of RL's rollouts: log-probabilities, KL, reward, value, advantage, ratio."""
     from rich.console import Console
 
-    from fourstage.reporting.batches import open_tokenizer
-    from fourstage.reporting.inspection import load_rollout, print_rollout
+    from fourstage.reporting.batches import open_tokenizer, resolved_recipe
+    from fourstage.reporting.rollouts.episodes import chosen, episodes_of
+    from fourstage.reporting.rollouts.held import load_rollout
     from fourstage.reporting.runfiles import read_run
 
-    read_run(run)
+    name = read_run(run).name
     at, found = load_rollout(run, step)
+    most = episodes or (2 if html is None else 32)
+    shown = [each.number for each in chosen(episodes_of(found), episode, most)]
+    tokenizer = open_tokenizer(run)
+    from fourstage.stages.revisiting import present_policy, with_outcomes, with_present
+
+    if model:
+        recipe = resolved_recipe(run)
+        found = with_present(found, present_policy(run, recipe, tokenizer, at), recipe.rl)
+    everything = episodes_of(with_outcomes(found, run, tokenizer, shown))
+    words = f"rollouts held at step {at} of rl; all in nats" + (
+        "; now is the policy of that step" if model else ""
+    )
+    if html is not None:
+        from fourstage.files import write_text
+        from fourstage.reporting.rollouts.page import rollout_page
+
+        title = f"Rollouts of {name} at step {at}"
+        told = [everything[number] for number in shown]
+        write_text(html, rollout_page(everything, told, tokenizer, title, f"{words}.", colour))
+        print(html)
+        return
+    from fourstage.reporting.rollouts.terminal import print_rollout
+
     console = Console(highlight=False)
-    console.print(f"rollouts held at step {at} of rl; all in nats", style="dim")
-    print_rollout(found, open_tokenizer(run), console, first=episode, most=episodes)
+    console.print(words, style="dim")
+    print_rollout(everything, tokenizer, console, first=episode, most=most, colour=colour)
 
 
 @app.command("data")

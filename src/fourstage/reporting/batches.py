@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fourstage.data.batch import Batch
 from fourstage.errors import InputError, nearest
 from fourstage.recipe.preference import reads_comparisons
-from fourstage.reporting.inspection import load_rollout
+from fourstage.reporting.rollouts.held import load_rollout
 from fourstage.reporting.runfiles import STAGES
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable
 from typing import Any
 
-_VOID = {"br", "hr", "meta", "line", "path", "circle", "rect", "polyline", "polygon"}
+_VOID = {"br", "hr", "input", "meta", "line", "path", "circle", "rect", "polyline", "polygon"}
 
 
 class Markup(str):

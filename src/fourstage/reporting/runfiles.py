@@ -109,7 +109,7 @@ class StageFiles:
 
 @dataclass
 class RunFiles:
-    """Everything that the page is made of."""
+    """Everything that the page is made of; `study` is a study's study.json, where there is one."""
 
     folder: Path
     recipe: dict[str, Any]
@@ -119,6 +119,7 @@ class RunFiles:
     plan: dict[str, Any]
     stages: dict[str, StageFiles]
     faults: list[str]
+    study: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -192,6 +193,7 @@ def read_run(folder: Path) -> RunFiles:
         plan=_json(folder / "plan.json", faults),
         stages={stage: _stage(folder, stage, faults) for stage in STAGES},
         faults=faults,
+        study=_json(folder / "study" / "study.json", faults),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -71,9 +72,14 @@ class Episodes:
         self.judged = Judged([*self.judged.scores, *judged.scores], outcomes)
 
     def batch(self) -> Batch:
-        """What is kept, each with its score."""
+        """What is kept, each with its score, and where that is a sum with the parts of it."""
         batch = as_batch([self.responses[index] for index in self.kept])
         batch.documents["scores"] = self.scores[self.kept]
+        if len(self.judged.outcomes) > 1:
+            for name, found in self.judged.outcomes.items():
+                told = [found[index].score for index in self.kept]
+                numbers = [math.nan if each is None else each for each in told]
+                batch.documents[f"reward/{name}"] = torch.tensor(numbers)
         return batch
 
 

@@ -10,6 +10,7 @@ from fourstage.reporting.events import flags
 from fourstage.reporting.figures import colour_key, dot_figure, noisy, panels, wide_figure
 from fourstage.reporting.html import Markup, join, tag
 from fourstage.reporting.numbers import figures, measured, share
+from fourstage.reporting.overoptimisation import study_of
 from fourstage.reporting.runfiles import RunFiles, StageFiles
 from fourstage.reporting.sections.stability import marked, stability
 
@@ -28,11 +29,19 @@ def section(run: RunFiles) -> Markup | None:
         _gold(stage),
         _steps(stage),
         overoptimisation(stage),
+        study_of(run.study, _parents(run)),
         _kinds(stage),
         _diversity(run),
         _health(stage),
         stability(stage),
     )
+
+
+def _parents(run: RunFiles) -> dict[str, Any]:
+    """What the stage was made from, by content; nothing where run.json does not say."""
+    inputs = run.record("rl").get("inputs")
+    found = inputs.get("parents") if isinstance(inputs, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _words(run: RunFiles, stage: StageFiles) -> Markup | None:
