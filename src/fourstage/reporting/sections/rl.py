@@ -12,6 +12,7 @@ from fourstage.reporting.html import Markup, join, tag
 from fourstage.reporting.numbers import figures, measured, share
 from fourstage.reporting.runfiles import RunFiles, StageFiles
 from fourstage.reporting.sections.stability import marked, stability
+from fourstage.reporting.sections.trust import trust
 
 PROXY = ("reward", "proxy_reward", "reward_mean", "score")
 GOLD = ("gold", "gold_reward")
@@ -28,6 +29,7 @@ def section(run: RunFiles) -> Markup | None:
         _gold(stage),
         _steps(stage),
         overoptimisation(stage),
+        trust(stage),
         _kinds(stage),
         _diversity(run),
         _health(stage),
