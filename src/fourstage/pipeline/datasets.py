@@ -94,12 +94,12 @@ class Datasets:
         """The stage whose prepared data this one learns from."""
         return "reward" if stage == "rl" and self._rl_compares else stage
 
-    def _counted(self, stage: str) -> int | None:
+    def _counted(self, stage: str) -> int:
         """Tokens; of a reward model the rows it learns from, of the rl stage its comparisons."""
         prepared = PreparedData(self.run)
         if stage == "reward":
             is_there = (prepared.folder / stage / "train").is_dir()
-            return elements_of(prepared.store(stage, "train")) if is_there else None
+            return elements_of(prepared.store(stage, "train")) if is_there else 0
         store = prepared.training_store(self._read_by(stage))
         if stage == "rl":
             return len(pair_rows(store))

@@ -269,12 +269,8 @@ class Recipe(Section):
             InputError: `data.pretrain` is missing, or text is to be mixed in that nothing prepares.
         """
         asked = list(self.needed() if stages is None else stages)
-        if "rl" in asked and self.rl.pretraining_mix and "pretrain" not in self.needed():
-            raise InputError(
-                f"rl.pretraining_mix={self.rl.pretraining_mix:g} mixes in the text of pretraining, "
-                "and a run whose models come from outside prepares none: leave rl.pretraining_mix "
-                "out, or leave rl.from or rl.reward_model out"
-            )
+        if "rl" in asked:
+            self.require_text_to_mix()
         if "rl" in asked and "reward" not in asked and reads_comparisons(self.rl):
             asked.append("reward")
         needy = [s for s in asked if self.data.origin(PARTS[s]) == "made"]
@@ -282,6 +278,15 @@ class Recipe(Section):
             raise InputError(
                 f"data.pretrain is missing, and it is needed for {', '.join(needy)}: write "
                 "data.pretrain=FOLDER (text, JSONL or JSON lists) or data.pretrain=world"
+            )
+
+    def require_text_to_mix(self) -> None:
+        """Raises `InputError` where rl mixes in text of pretraining that nothing prepares."""
+        if self.rl.pretraining_mix and "pretrain" not in self.needed():
+            raise InputError(
+                f"rl.pretraining_mix={self.rl.pretraining_mix:g} mixes in the text of pretraining, "
+                "and a run whose models come from outside prepares none: leave rl.pretraining_mix "
+                "out, or one of rl.from, rl.reward_model and sft.from"
             )
 
     def stage(self, name: str) -> Stage:

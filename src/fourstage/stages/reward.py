@@ -94,8 +94,8 @@ def run(context: StageContext) -> dict[str, Any]:
     references = References(context, chat_model)
     members: list[Member] = []
     for number in range(section.ensemble):
-        others = [member.model for member in members]
-        members.append(train_member(context, chat_model, references, number, others))
+        with aside(context.device, *(member.model for member in members)):
+            members.append(train_member(context, chat_model, references, number))
     model, numbers = members[0].model, Numbers().update(members[0].numbers)
     scorer: Transformer | Ensemble = model
     if len(members) > 1:
@@ -134,17 +134,9 @@ def _with_likelihood(
 
 
 def train_member(
-    context: StageContext,
-    chat_model: Transformer,
-    references: References,
-    number: int,
-    others: Sequence[Transformer] = (),
+    context: StageContext, chat_model: Transformer, references: References, number: int
 ) -> Member:
-    """Member `number` of the ensemble; the first is all there is, unless more are asked for.
-
-    Args:
-        others: members that are trained already, and wait.
-    """
+    """Member `number` of the ensemble; the first is all there is, unless more are asked for."""
     section, seed = context.section, context.seed
     if number:
         context, seed = of_member(context, number), seed_for(seed, "member", number)
@@ -161,7 +153,7 @@ def train_member(
         module.head.requires_grad_(False)
     scales = label_scales(store, names) if section.objective == "regression" else {}
     objective = objective_of(section)
-    with aside(context.device, chat_model, *others):
+    with aside(context.device, chat_model):
         trained = context.train(
             module,
             objective,
