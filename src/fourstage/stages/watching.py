@@ -22,6 +22,7 @@ from fourstage.evaluation.responses import Response
 from fourstage.evaluation.scoring import scores
 from fourstage.model.transformer import Transformer
 from fourstage.parallel.group import Group
+from fourstage.randomness import permutation
 from fourstage.stages.context import StageContext
 from fourstage.stages.models import reward_model
 
@@ -107,8 +108,9 @@ def compared_scores(context: StageContext, model: Transformer) -> np.ndarray | N
     if context.section.reward_model is not None or not folder.is_dir():
         return None
     store = Store.open(folder)
-    every = max(1, len(store) // _ANSWERS)
-    rows = [store[index].tokens.tolist() for index in range(0, len(store), every)][:_ANSWERS]
+    # Drawn, since the two sides of a comparison stand in turn.
+    chosen = permutation(len(store), context.seed, "familiar")[:_ANSWERS]
+    rows = [store[int(index)].tokens.tolist() for index in chosen]
     return scores(model, rows) if rows else None
 
 
