@@ -18,7 +18,7 @@ from fourstage.objectives.preferences import PREFERENCES
 from fourstage.pipeline.lineage import section_hash
 from fourstage.planning import DataFacts, resolve
 from fourstage.planning.facts import row_tokens
-from fourstage.planning.flops import training_work
+from fourstage.planning.flops import measuring_work, training_work
 from fourstage.planning.steps import frozen_models
 from fourstage.recipe import load
 from fourstage.recipe.preference import COMPARING, DISTILLING
@@ -209,6 +209,24 @@ def test_the_best_may_be_found_by_rewards_without_a_reward_model(run, told):
 
 
 # Rules and refusals
+
+
+def test_the_plan_counts_every_pass_that_a_score_takes():
+    def scored(*overrides: str) -> tuple[float, float]:
+        recipe = resolve(load("quickstart", ["rl.algorithm=grpo", *overrides]))[0]
+        work = training_work(recipe, "rl", row_tokens(recipe))
+        return work.scored, work.scored_scalar
+
+    language, once = scored()
+    assert scored("reward.likelihood=true") == pytest.approx((language + once, once))
+    assert scored("reward.ensemble=3") == pytest.approx((language, 3 * once))
+    assert scored("rl.watch_model=elsewhere") == pytest.approx((language, 2 * once))
+    plain, several = (
+        measuring_work(recipe, "reward", row_tokens(recipe))
+        for more in ([], ["reward.ensemble=3", "reward.likelihood=true"])
+        for recipe in [resolve(load("quickstart", more))[0]]
+    )
+    assert several.scored_scalar > 3 * plain.scored_scalar and several.scored > 0 == plain.scored
 
 
 def test_text_that_nothing_prepares_is_not_mixed_in():

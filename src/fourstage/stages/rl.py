@@ -100,7 +100,7 @@ def run(context: StageContext) -> dict[str, Any]:
                 lambda: task_success(context.chat(players.trained.policy), held_out.instructions),
             ),
             ("diversity", lambda: _diversity(context, players, held_out)),
-            ("demonstrations", lambda: _beside_demonstrations(context, players, judge)),
+            ("demonstrations", lambda: _beside_demonstrations(context, players)),
         ):
             numbers.update(context.measure(name, compute))
     save(context, players.trained.policy, numbers)
@@ -251,7 +251,7 @@ def _after(context: StageContext, players: Players, held_out: HeldOut, judge: Ju
     return numbers
 
 
-def _beside_demonstrations(context: StageContext, players: Players, judge: Judge) -> Numbers:
+def _beside_demonstrations(context: StageContext, players: Players) -> Numbers:
     """What the reward model says of demonstrations, and of the policy's responses to the same."""
     if players.reward_model is None:
         return Numbers()
