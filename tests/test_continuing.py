@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 
-from data_texts import english
 from fourstage.errors import InputError
 from fourstage.files import read_json
 from fourstage.interchange import load_model, load_tokenizer
@@ -48,15 +47,6 @@ def llama(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     return whole_run(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory) -> Path:
-    """Documents of more than 128 tokens each."""
-    folder = tmp_path_factory.mktemp("text")
-    for number in range(24):
-        (folder / f"{number}.txt").write_text(english(6, number))
-    return folder
 
 
 def from_folder(*overrides: str) -> Recipe:

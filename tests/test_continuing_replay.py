@@ -32,14 +32,6 @@ def world(tmp_path_factory) -> Path:
     return whole_run(tmp_path_factory.getbasetemp())
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    for number in range(30):
-        (folder / f"{number}.txt").write_text(english(4, number))
-    return folder
-
-
 @pytest.fixture
 def general(tmp_path) -> Path:
     """Files of earlier text, more of it than there is of one's own."""

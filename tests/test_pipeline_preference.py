@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from fourstage.objectives.preferences import PREFERENCES
 from fourstage.pipeline.lineage import section_hash
 from fourstage.planning import DataFacts, resolve
 from fourstage.planning.facts import row_tokens
-from fourstage.planning.flops import training_work
+from fourstage.planning.flops import measuring_work, training_work
 from fourstage.planning.steps import frozen_models
 from fourstage.recipe import load
 from fourstage.recipe.preference import COMPARING, DISTILLING
@@ -164,7 +165,8 @@ def test_a_reward_model_is_not_trained_on_single_judgements(run, tmp_path):
 
 def test_judgements_serve_kto_and_a_reward_model_of_thumbs_in_one_run(run, tmp_path):
     told = (f"data.preferences={_labels(tmp_path)}", "reward.objective=binary", "reward.ties=drop")
-    recipe = tiny("rl.algorithm=kto", "rl.preference.pairs_per_step=8", *told)
+    counted = ("reward.steps=null", "rl.steps=null", "reward.epochs=1", "rl.epochs=1")
+    recipe = tiny("rl.algorithm=kto", "rl.preference.pairs_per_step=8", *counted, *told)
     go(recipe, run)
     go(recipe, run, only="reward")
     labels = [row["label"] for row in _told(run / "data/reward/labelled/train")]
@@ -172,6 +174,10 @@ def test_judgements_serve_kto_and_a_reward_model_of_thumbs_in_one_run(run, tmp_p
     assert [label == 1 for label in labels] == [thumb == 1.0 for thumb in thumbs]
     assert set(labels) == {1, -1}
     assert "label_accuracy" in results(run, "reward")["metrics"]
+    # Each thumb once: a reward model reads 8 of them a step, KTO 16.
+    resolved = load(str(run / "recipe.yaml"))
+    assert resolved.reward.steps == math.ceil(len(thumbs) / 8)
+    assert resolved.rl.steps == math.ceil(len(labels) // 2 / 8)
 
 
 def test_rankings_are_compared_pair_by_pair(run, tmp_path):
@@ -186,7 +192,7 @@ def test_rankings_are_compared_pair_by_pair(run, tmp_path):
     assert len(batch.lengths) % 2 == 0
     elements = len({row["group"] for row in _told(run / "data/reward/train")})
     facts = json.loads((run / "run.json").read_text())["stages"]["rl"]["facts"]
-    assert facts["comparisons"] == 3 * elements
+    assert facts["preferences"] == 3 * elements
 
 
 @pytest.mark.parametrize(
@@ -205,14 +211,41 @@ def test_the_best_may_be_found_by_rewards_without_a_reward_model(run, told):
 # Rules and refusals
 
 
+def test_the_plan_counts_every_pass_that_a_score_takes():
+    def scored(*overrides: str) -> tuple[float, float]:
+        recipe = resolve(load("quickstart", ["rl.algorithm=grpo", *overrides]))[0]
+        work = training_work(recipe, "rl", row_tokens(recipe))
+        return work.scored, work.scored_scalar
+
+    language, once = scored()
+    assert scored("reward.likelihood=true") == pytest.approx((language + once, once))
+    assert scored("reward.ensemble=3") == pytest.approx((language, 3 * once))
+    assert scored("rl.watch_model=elsewhere") == pytest.approx((language, 2 * once))
+    plain, several = (
+        measuring_work(recipe, "reward", row_tokens(recipe))
+        for more in ([], ["reward.ensemble=3", "reward.likelihood=true"])
+        for recipe in [resolve(load("quickstart", more))[0]]
+    )
+    assert several.scored_scalar > 3 * plain.scored_scalar and several.scored > 0 == plain.scored
+
+
+def test_text_that_nothing_prepares_is_not_mixed_in():
+    mixed = ("rl.pretraining_mix=0.5", "rl.from=elsewhere")
+    tiny(*mixed).require_data()
+    with pytest.raises(InputError, match=r"rl.pretraining_mix=0.5 mixes in") as refused:
+        tiny(*mixed, "rl.reward_model=elsewhere").require_data()
+    assert "\n" not in str(refused.value)
+
+
 def test_a_stage_that_compares_nothing_has_the_hash_of_one_that_could_not():
     recipe = resolve(tiny())[0]
     section = recipe.to_dict()["rl"]
-    assert {section.pop(name) for name in ("online", "preference", "distil")} == {None}
+    unsaid = ("online", "preference", "distil", "step_rewards")
+    assert {section.pop(name) for name in unsaid} == {None}
     section = {name: v for name, v in section.items() if not name.endswith("_every")}
     for name in ("from", "reward_model", "micro_batch_tokens", "checkpoint_seconds"):
         del section[name]
-    for name in ("keep_checkpoints", "adapter", "freeze"):
+    for name in ("watch_model", "keep_checkpoints", "adapter", "freeze"):
         del section[name]
     row = dataclasses.asdict(recipe.rl.row())
     section["row"] = {name: value for name, value in row.items() if name != "source"}
@@ -269,9 +302,13 @@ def test_the_plan_counts_the_models_that_are_there():
     assert models("rl.algorithm=dpo", "rl.adapter.rank=4") == 0
     assert models("rl.algorithm=dpo", "rl.online=true") == 2
     assert models("rl.algorithm=raft") == 2
+    assert models("rl.algorithm=raft", "reward.ensemble=3", "reward.likelihood=true") == 5
+    assert models("rl.watch_model=somewhere") == 3
     recipe = resolve(load("quickstart", ["rl.algorithm=dpo"]))[0]
     work = training_work(recipe, "rl", row_tokens(recipe))
     assert work.scored == work.trained and not work.trained_scalar and not work.generated
+    recipe = resolve(load("quickstart", ["reward.ensemble=3"]))[0]
+    assert (frozen_models(recipe, "reward"), frozen_models(recipe, "reward", "cuda")) == (3, 0)
     recipe = resolve(load("quickstart", ["rl.algorithm=simpo"]))[0]
     assert not training_work(recipe, "rl", row_tokens(recipe)).scored
 

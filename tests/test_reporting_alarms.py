@@ -25,7 +25,14 @@ HEALTHY: dict[str, Any] = {
     "distinct_2": lambda i: 0.8 - 0.005 * i,
     "reward_faults/math": lambda i: float(i % 3 == 0),
     "correction_fraction": lambda i: 0.01,
+    "watch_reward": lambda i: 0.04 * i,
+    "proxy_unfamiliar": lambda i: 0.02 + 0.005 * i,
+    "proxy_disagreement": lambda i: 1.0 + 0.01 * i,
+    "reward_chosen": lambda i: 0.1 * i - 2,
+    "validation_loss": lambda i: 0.6 - 0.01 * i,
 }
+# Rows of given comparisons are of no iteration.
+GIVEN: dict[str, Any] = {"iteration": lambda i: None}
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "kl": ({"kl": lambda i: 0.1 * 1.3**i}, "nats a response"),
     "entropy": ({"entropy": lambda i: 2.0 * 0.8**i}, "nats a token of entropy"),
@@ -37,6 +44,11 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "diversity": ({"distinct_2": lambda i: 0.8 * 0.9**i}, "distinct-2"),
     "faults": ({"reward_faults/math": lambda i: 4.0}, "4 faults of math"),
     "correction": ({"correction_fraction": lambda i: 0.3}, "30% of tokens"),
+    "watcher": ({"watch_reward": lambda i: 0.5 - 0.05 * abs(i - 10)}, "that only watches"),
+    "unfamiliar": ({"proxy_unfamiliar": lambda i: 0.02 * i}, "hardly have any"),
+    "disagreement": ({"proxy_disagreement": lambda i: 1 + 0.1 * i}, "2.1 times as much"),
+    "displacement": (GIVEN | {"reward_chosen": lambda i: -0.8 * i}, "far less likely"),
+    "over-fitting": (GIVEN | {"validation_loss": lambda i: 0.5 + 0.02 * abs(i - 9)}, "after 0.5"),
 }
 
 
@@ -50,8 +62,9 @@ def rows(**changed) -> list[dict[str, Any]]:
     return [row for each in made for row in ({"step": each["step"] - 1, "loss": 0.1}, each)]
 
 
-def test_a_healthy_run_raises_none():
-    assert alarms(rows()) == [] and alarms([]) == []
+@pytest.mark.parametrize("kind", [{}, GIVEN])
+def test_a_healthy_run_raises_none(kind):
+    assert alarms(rows(**kind)) == [] and alarms([]) == []
 
 
 @pytest.mark.parametrize("name", NAMES)

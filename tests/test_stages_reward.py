@@ -14,13 +14,14 @@ from fourstage.data.store import Store
 from fourstage.errors import InputError
 from fourstage.evaluation.scoring import raw_scores
 from fourstage.files import read_json, sha256_file, sha256_folder
-from fourstage.interchange import load_model
+from fourstage.interchange import load_model, peft
 from fourstage.interchange.rewards import (
     as_ensemble,
     likelihood_of,
     members_of,
     read_heads,
 )
+from fourstage.interchange.weights import read_tensors
 from pipeline_support import go, results, tiny, whole_run
 
 QUICK = ("reward.validate_every=3", "reward.sample_every=0", "reward.checkpoint_every=0")
@@ -115,6 +116,16 @@ def test_an_ensemble_differs_in_its_seeds_alone_and_is_opened_as_one(run):
     assert found["metrics"]["reward_mean"] == pytest.approx(ensemble.reward_mean)
     assert 0 <= found["metrics"]["member_agreement"] <= 1
     assert {f"member_accuracy/{n}" for n in (1, 2, 3)} <= found["metrics"].keys()
+
+
+def test_every_member_leaves_its_adapter(run):
+    rewarded(run, "reward.ensemble=2", "reward.adapter.rank=4")
+    adapters = [run / "reward" / "adapter", run / "reward" / "members" / "1" / "adapter"]
+    assert all(peft.is_adapter(folder) for folder in adapters)
+    first, second = (read_tensors(folder / "adapter_model.safetensors") for folder in adapters)
+    assert first.keys() == second.keys()
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    assert len(members_of(run / "reward" / "model")) == 2
 
 
 def test_the_first_member_is_the_model_that_there_would_be_alone(run):

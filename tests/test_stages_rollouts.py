@@ -235,6 +235,7 @@ KINDS = {
     "a moving coefficient": {"kl_target": 0.5, "kl_horizon": 50.0},
     "a critic that begins alone": {"value_warmup": 1, "entropy_coefficient": 0.01},
     "groups": {"algorithm": "grpo", "group": 4},
+    "steps that are paid where they end": {"step_rewards": "each"},
     "groups drawn again": {
         "algorithm": "dapo", "group": 2, "dynamic_sampling": True, "rewards": WORDS,
         "max_new_tokens": 3, "correction": "tis", "overlong": "penalty", "overlong_buffer": 2,

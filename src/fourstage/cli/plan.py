@@ -187,6 +187,7 @@ def _of_recipe(name: str, overrides: list[str], gpus: Gpus | None, price: float 
     from fourstage.recipe import load
 
     recipe = load(name, overrides)
+    recipe.require_text_to_mix()
     facts, notes = _facts(recipe, gpus)
     speed = _at(recipe, facts, _speed_of(recipe, gpus))
     plan = make_plan(recipe, facts, speed)

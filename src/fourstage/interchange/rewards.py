@@ -4,6 +4,7 @@ model/                    the weighted sum of the heads, or the first member: on
   heads.safetensors       the heads by themselves, `score.weight` [heads, width]
   config.json             + reward_heads {name: {weight, mean, std}}
                           + reward_ensemble {members, caution, mean, std}
+                          + reward_objective, of one that judges steps
   members/1, ...          the other members, each such a folder
 """
 
@@ -23,6 +24,8 @@ HEADS = "heads.safetensors"
 _MEMBERS, LIKELIHOOD = "members", "likelihood"
 # How much the likelihoods count: `evaluation.likelihood.Opinion`.
 LIKELIHOOD_NUMBERS = ("weight", "floor", "ceiling")
+# What config.json says of a reward model whose scores at the ends of steps are log-odds.
+STEPWISE = {"reward_objective": "process"}
 
 
 def member_folder(folder: Path, number: int) -> Path:
@@ -96,6 +99,11 @@ def members_of(folder: Path) -> list[Path]:
         if not (folder / name).is_dir():
             raise InputError(f"{folder} lacks {name}, which its config.json names: copy it there")
     return [folder, *(folder / name for name in names)]
+
+
+def judges_steps(folder: Path) -> bool:
+    """Whether a reward model has learned to judge each step of an answer."""
+    return STEPWISE.items() <= read_config(folder).items()
 
 
 def as_ensemble(folder: Path, members: Sequence[Any]) -> Ensemble:

@@ -19,8 +19,9 @@ from fourstage.errors import InputError, MachineError
 from fourstage.files import read_json, sha256_json, write_json
 from fourstage.labelling.drawing import Item
 from fourstage.labelling.labels import Label, LabelFile
-from fourstage.labelling.service import ChatService, Failed
+from fourstage.labelling.service import ChatService
 from fourstage.labelling.words import turns_of
+from fourstage.posting import Failed
 
 CRITERIA = "Prefer what does what was asked, is right, clear and no longer than it needs to be."
 _SYSTEM = (

@@ -26,6 +26,8 @@ from fourstage.objectives.objective import document_sums
 _EPS = 1e-4
 
 Streams = dict[str, Tensor]
+# [cells] what of a response's score belongs to its tokens, such as the ends of its steps.
+PLACED = "placed_rewards"
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Scored:
 
     Attributes:
         batch: all responses of an iteration, with the streams `loss_weights`, `old_logprobs`, and
-            `ref_logprobs` or `old_values` where the algorithm needs them.
+            `ref_logprobs` or `old_values` where the algorithm needs them. Of `placed_rewards`,
+            where it is there, what is left of a score stands at the last token.
         scores: [documents] the reward of each response.
         prompts: [documents] equal numbers for responses to the same prompt.
         kl_coefficient: beta of a KL in the reward.
@@ -59,10 +62,13 @@ class Scored:
         return self.algorithm.kl == "reward" and self.kl_coefficient > 0
 
     def token_rewards(self, scores: Tensor) -> Tensor:
-        """[cells] the KL's price at each trained cell, and the score at the last one."""
+        """[cells] the KL's price at each trained cell, and the score at the last one, but for what
+        is placed before."""
         s = self.batch.streams
-        old = s["old_logprobs"]
-        return rewards_with_kl(
+        old, placed = s["old_logprobs"], s.get(PLACED)
+        if placed is not None:
+            scores = scores - document_sums(placed, self.batch)
+        rewards = rewards_with_kl(
             scores,
             old,
             s["ref_logprobs"] if self.pays else old,
@@ -71,6 +77,7 @@ class Scored:
             self.kl_coefficient if self.pays else 0.0,
             ESTIMATORS[self.algorithm.kl_estimator],
         )
+        return rewards if placed is None else rewards + placed
 
     def response_rewards(self) -> Tensor:
         """[documents] the score less the price of all the response's tokens."""

@@ -16,7 +16,6 @@ from fourstage.data.comparing import elements_of
 from fourstage.data.fromtext import Sampler
 from fourstage.data.prepared import PreparedData
 from fourstage.data.replay import own_tokens
-from fourstage.data.store import Store
 from fourstage.devices import memory_of
 from fourstage.files import sha256_folder
 from fourstage.pipeline import raw
@@ -31,7 +30,12 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 # The number the rules may know of a stage's data.
-_FACTS = {"pretrain": "pretrain_tokens", "sft": "sft_tokens", "reward": "comparisons"}
+_FACTS = {
+    "pretrain": "pretrain_tokens",
+    "sft": "sft_tokens",
+    "reward": "comparisons",
+    "rl": "preferences",
+}
 
 
 class Datasets:
@@ -72,31 +76,35 @@ class Datasets:
 
     def _learn(self, stage: str) -> None:
         """Reads how much data `stage` has, from its store or from what run.json noted."""
-        if stage not in _FACTS or stage in self._known or self._is_endless(stage):
+        if not self._counts(stage) or stage in self._known or self._is_endless(stage):
             return
-        noted, noted_by = self._noted(stage)
-        if self._is_prepared(stage):
-            store = PreparedData(self.run).training_store(stage)
-            replays = stage == "pretrain" and self.recipe.data.replay is not None
-            tokens = own_tokens(store) if replays else store.tokens_total
-            if stage == "reward":
-                self._known[stage] = self._elements(store)
-            else:
-                self._known[stage] = tokens
-        elif noted is not None and self._is_the_same(noted_by):
-            self._known[stage] = noted
+        if self._is_prepared(self._read_by(stage)):
+            found = self._counted(stage)
+        else:
+            noted = self.lineage[stage].get("facts", {}).get(_FACTS[stage])
+            found = noted if self._is_the_same(stage) else None
+        if found is not None:
+            self._known[stage] = found
 
-    def _elements(self, store: Store) -> int:
-        """Comparisons, where the rl stage compares; else what a reward model learns from."""
-        return len(pair_rows(store)) if self._rl_compares else elements_of(store)
+    def _counts(self, stage: str) -> bool:
+        """Whether the rules ask how much data a stage has."""
+        return stage in _FACTS and (stage != "rl" or self._rl_compares)
 
-    def _noted(self, stage: str) -> tuple[float | None, str]:
-        """The number that run.json has of a stage's data, and the stage it was noted by."""
-        for noted_by in (stage, *(["rl"] if stage == "reward" and self._rl_compares else [])):
-            noted = self.lineage[noted_by].get("facts", {}).get(_FACTS[stage])
-            if noted is not None:
-                return noted, noted_by
-        return None, stage
+    def _read_by(self, stage: str) -> str:
+        """The stage whose prepared data this one learns from."""
+        return "reward" if stage == "rl" and self._rl_compares else stage
+
+    def _counted(self, stage: str) -> int:
+        """Tokens; of a reward model the rows it learns from, of the rl stage its comparisons."""
+        prepared = PreparedData(self.run)
+        if stage == "reward":
+            is_there = (prepared.folder / stage / "train").is_dir()
+            return elements_of(prepared.store(stage, "train")) if is_there else 0
+        store = prepared.training_store(self._read_by(stage))
+        if stage == "rl":
+            return len(pair_rows(store))
+        replays = stage == "pretrain" and self.recipe.data.replay is not None
+        return own_tokens(store) if replays else store.tokens_total
 
     @property
     def _rl_compares(self) -> bool:
@@ -105,7 +113,7 @@ class Datasets:
 
     def _is_endless(self, stage: str) -> bool:
         """Whether the recipe says how much data there is, since the world has any amount."""
-        return self.recipe.data.origin(PARTS[stage]) == "world"
+        return self.recipe.data.origin(PARTS[self._read_by(stage)]) == "world"
 
     def _is_prepared(self, stage: str) -> bool:
         return prepare.Preparation(self._at_first, self.run, _quiet).is_current(stage)
@@ -132,8 +140,6 @@ class Datasets:
 
     def noted_facts(self, stage: str) -> dict[str, float]:
         """What run.json keeps, so that a finished stage is known for itself without its data."""
-        if stage == "rl" and self._rl_compares:
-            stage = "reward"
         return {_FACTS[stage]: self._known[stage]} if stage in self._known else {}
 
     # What a stage is made from
@@ -144,10 +150,8 @@ class Datasets:
 
     def is_known(self, stage: str) -> bool:
         """Whether the recipe can be resolved for `stage` as it will be when it runs."""
-        if stage == "rl" and self._rl_compares:
-            stage = "reward"
         self._learn(stage)
-        return stage not in _FACTS or self._is_endless(stage) or stage in self._known
+        return not self._counts(stage) or self._is_endless(stage) or stage in self._known
 
     def tokenizer_hash(self) -> str:
         return sha256_folder(self.run / "tokenizer")

@@ -35,11 +35,12 @@ _WITHOUT_EFFECT = frozenset(
         # Which models these are is recorded by their content.
         "from",
         "reward_model",
+        "watch_model",
     }
 )
 # Fields that count where they say something: without them a stage is what it is where they are not
 # known, and has the same hash.
-_UNSAID = frozenset({"adapter", "freeze", "online", "preference", "distil"})
+_UNSAID = frozenset({"adapter", "freeze", "online", "preference", "distil", "step_rewards"})
 _MODEL_FILES = (
     "config.json",
     "adapter_config.json",
@@ -67,7 +68,9 @@ def parents_of(stage: str, recipe: Recipe) -> dict[str, str]:
 def outside_models(stage: str, recipe: Recipe) -> dict[str, Path]:
     """role -> folder from outside the run, as the recipe names it."""
     section = recipe.stage(stage)
-    named = {"from": section.source_model, "reward_model": getattr(section, "reward_model", None)}
+    named = {"from": section.source_model}
+    if stage == "rl":
+        named |= {"reward_model": recipe.rl.reward_model, "watch_model": recipe.rl.watch_model}
     return {role: Path(folder) for role, folder in named.items() if folder}
 
 

@@ -154,9 +154,9 @@ class Runner:
                         f"{stage}.from={folder} is a reward model: it scores text and cannot "
                         "write; give a language model, such as a run's sft/model"
                     )
-                if not scores and role == "reward_model":
+                if not scores and role != "from":
                     raise InputError(
-                        f"{stage}.reward_model={folder} is no reward model: give a folder with one "
+                        f"{stage}.{role}={folder} is no reward model: give a folder with one "
                         "label, such as a run's reward/model"
                     )
 

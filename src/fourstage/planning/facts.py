@@ -19,7 +19,10 @@ class DataFacts:
     Attributes:
         text_bytes: UTF-8 bytes of the pretraining text.
         pretrain_tokens, sft_tokens: tokens of the training shards, but for replayed ones.
-        comparisons, prompts: how many there are to train on.
+        comparisons: how many rows there are that a reward model learns from. preferences: how many
+            comparisons the rl stage does, where it learns from them: a ranking makes several, and
+            two single judgements count as one.
+        prompts: how many there are to train on.
         vocab_size: of the tokenizer, which can come out below the size asked for.
         model: shape of the model folder that training starts from.
         device: type of the device, "cpu" or "cuda".
@@ -31,6 +34,7 @@ class DataFacts:
     pretrain_tokens: int | None = None
     sft_tokens: int | None = None
     comparisons: int | None = None
+    preferences: int | None = None
     prompts: int | None = None
     vocab_size: int | None = None
     model: ModelConfig | None = None

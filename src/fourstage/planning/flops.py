@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from fourstage.model.config import ModelConfig
 from fourstage.planning.facts import RowTokens
+from fourstage.planning.judging import Readers
 from fourstage.recipe.preference import learns_otherwise
 from fourstage.recipe.schema import Recipe, Stage
 
@@ -15,6 +16,8 @@ _WATCHED = 200
 _SHOWN = 6
 _RESPONSE_BITS = 500
 _REFERENCES = 512
+_FITTED = 2000
+_DEMONSTRATIONS = 256
 _DIVERSITY = 64 * 4
 _EXAMPLES_SHOWN = 3
 # training/optimisers/muon.py
@@ -126,21 +129,27 @@ def rl_work(
     updates: float,
     has_critic: bool,
     has_reference: bool = True,
-    has_reward_model: bool = True,
+    readers: Readers | None = None,
+    watched_by: int = 0,
 ) -> Work:
     """Rollouts are drawn, scored by policy, reference and reward model (and valued), then trained.
+
+    `readers` are what the reward model is made of, a single model unless said; `watched_by` reward
+    models look on.
+
 
     The critic is a model of the policy's size, so PPO trains two where GRPO trains one. A row of n
     tokens is n - 1 cells: the last token is predicted and not read. What groups drawn again and
     other rewards take is not known before.
     """
     cells = episodes * (prompt_tokens + response_tokens - 1)
-    readers = 2 if has_reference else 1
-    scorers = int(has_critic) + int(has_reward_model)
+    readers = readers or Readers(1)
+    language = (2 if has_reference else 1) + readers.language
+    scorers = int(has_critic) + readers.scalar + watched_by
     return Work(
         trained=cells * epochs,
         trained_scalar=cells * epochs if has_critic else 0.0,
-        scored=cells * readers + episodes * prompt_tokens,
+        scored=cells * language + episodes * prompt_tokens,
         scored_scalar=cells * scorers,
         generated=episodes * response_tokens,
         document_tokens=prompt_tokens + response_tokens - 1,
@@ -187,7 +196,8 @@ def _passes(recipe: Recipe, stage: str, rows: RowTokens) -> Work:
         steps,
         has_critic=rl.needs_critic,
         has_reference=rl.needs_reference,
-        has_reward_model=rl.needs_reward_model,
+        readers=Readers.of(recipe),
+        watched_by=int(rl.watch_model is not None),
     )
 
 
@@ -240,9 +250,20 @@ def _of_sft(recipe: Recipe, rows: RowTokens) -> Work:
 def _of_reward(recipe: Recipe, rows: RowTokens) -> Work:
     """Held-out pairs, also under others' prompts; the scale, on references and on samples."""
     pairs = recipe.evaluation.pairs
-    watched = _times(recipe.reward, "validate") * min(_WATCHED, pairs)
-    read = 2 * watched + 2 * _REFERENCES + 4 * pairs
+    reward = recipe.reward
+    watched = 2 * _times(reward, "validate") * min(_WATCHED, pairs)
+    whole = 2 * _REFERENCES + 4 * pairs
+    # Each member has a scale of its own, and once more all of them have one together.
+    read = reward.ensemble * (watched + whole)
+    read += reward.ensemble * 2 * _REFERENCES if reward.ensemble > 1 else 0
+    language = 0
+    if reward.likelihood:
+        # The weight is fitted on comparisons that all read, and there is a scale anew.
+        fitted = 2 * min(_FITTED, recipe.data.comparisons or _FITTED)
+        language = fitted + whole
+        read += reward.ensemble * (fitted + 2 * _REFERENCES)
     return Work(
+        scored=language * rows.compared,
         scored_scalar=read * rows.compared,
         generated=_REFERENCES * rows.response,
         document_tokens=rows.compared,
@@ -254,10 +275,16 @@ def _of_rl(recipe: Recipe, rows: RowTokens) -> Work:
     prompts, checked = recipe.evaluation.prompts, _checked(recipe)
     whole = rows.prompt + rows.response
     diverse = min(_DIVERSITY, 4 * prompts)
+    readers, shown = Readers.of(recipe), 0
+    if readers.models:
+        # Demonstrations beside the policy's answers; training comparisons, before.
+        shown = min(_DEMONSTRATIONS, prompts)
+    # Each answer is scored as what is paid, and once more for what is familiar.
+    judged = 4 * prompts + 2 * shown + (_REFERENCES if readers.models else 0)
     return Work(
-        scored=2 * prompts * whole,
-        scored_scalar=2 * prompts * whole if recipe.rl.needs_reward_model else 0.0,
-        generated=(2 * prompts + checked + 2 * diverse) * rows.response
+        scored=(2 * prompts + readers.language * judged) * whole,
+        scored_scalar=readers.scalar * judged * whole,
+        generated=(2 * prompts + checked + 2 * diverse + shown) * rows.response
         + diverse * _longest(recipe, rows),
         waited=(_times(recipe.rl, "sample") + 1) * _longest(recipe, rows),
         document_tokens=whole,

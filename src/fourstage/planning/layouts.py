@@ -36,7 +36,7 @@ def _needs(recipe: Recipe, config: ModelConfig, stage: str, device: str) -> floa
         recompute="off" if recipe.compute.recompute == "off" else "block",
         optimiser=section.optimiser or "adamw",
         models=2 if has_critic else 1,
-        frozen_models=frozen_models(recipe, stage),
+        frozen_models=frozen_models(recipe, stage, device),
         average=section.ema > 0,
     )
     return step_memory(config, config.context, narrowed(step, config, section)).total

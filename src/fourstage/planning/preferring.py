@@ -10,6 +10,7 @@ from fourstage.objectives.preferences import PREFERENCES
 from fourstage.planning import rules
 from fourstage.planning.facts import RowTokens
 from fourstage.planning.flops import Work
+from fourstage.planning.judging import Readers
 from fourstage.planning.rules import Derived, Ruled, two_digits
 from fourstage.recipe import Recipe
 from fourstage.recipe.preference import (
@@ -90,7 +91,8 @@ def _given(filling: _Filling) -> None:
     stage, rows = filling.recipe.rl, filling.rows
     ruled = rules.pairs_per_step(filling.params)
     pairs = _nested(filling, "preference", "pairs_per_step", ruled.value, ruled.rule)
-    there = filling.facts.comparisons or filling.values["data"]["comparisons"]
+    facts = filling.facts
+    there = facts.preferences or facts.comparisons or filling.values["data"]["comparisons"]
     limits = [
         math.ceil(stage.epochs * (there or _USUAL_COMPARISONS) / pairs),
         math.ceil(stage.tokens / (2 * rows.compared * pairs)) if stage.tokens else None,
@@ -169,10 +171,11 @@ def work(recipe: Recipe, rows: RowTokens) -> Work:
     read = episodes * cells * (0 if section.algorithm == "bon" else 2)
     if compares(section) and has_reference(section):
         read += trained * (3 if section.algorithm == "kto" else 1)
+    readers = Readers.of(recipe)
     return Work(
         trained=trained,
-        scored=read + episodes * rows.prompt,
-        scored_scalar=episodes * cells if section.needs_reward_model else 0.0,
+        scored=read + episodes * (rows.prompt + readers.language * cells),
+        scored_scalar=episodes * cells * (readers.scalar + int(section.watch_model is not None)),
         generated=episodes * rows.response,
         document_tokens=cells,
         updates=steps,

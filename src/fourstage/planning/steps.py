@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from fourstage.model.config import ModelConfig
 from fourstage.planning.facts import DataFacts
+from fourstage.planning.judging import Readers
 from fourstage.planning.memory import Memory, Recompute, Step, largest_micro_batch, step_memory
 from fourstage.planning.trained import narrowed
 from fourstage.recipe.schema import Recipe
@@ -35,19 +36,30 @@ def stage_step(config: ModelConfig, recipe: Recipe, stage: str, facts: DataFacts
         optimiser=section.optimiser or "adamw",
         recompute="block" if compute.recompute == "block" else "off",
         models=2 if has_critic else 1,
-        frozen_models=frozen_models(recipe, stage),
+        frozen_models=frozen_models(recipe, stage, device),
         scores=stage == "reward",
         average=section.ema > 0,
     )
     return narrowed(step, config, section)
 
 
-def frozen_models(recipe: Recipe, stage: str) -> int:
-    """Models that a stage only reads: reward model and reference, which an adapter's policy is."""
+def frozen_models(recipe: Recipe, stage: str, device: str = "cpu") -> int:
+    """Models that a stage only reads.
+
+    Of `rl` the reward model, with all that it is made of, one that watches, and the reference,
+    which an adapter's policy is. Of `reward` the chat model and members trained before: while one
+    is trained they wait in the memory of the CPU.
+    """
+    if stage == "reward":
+        return recipe.reward.ensemble if device == "cpu" else 0
     if stage != "rl":
         return 0
     rl = recipe.rl
-    return int(rl.needs_reward_model) + int(rl.needs_reference and rl.adapter is None)
+    return (
+        Readers.of(recipe).models
+        + int(rl.watch_model is not None)
+        + int(rl.needs_reference and rl.adapter is None)
+    )
 
 
 def _workers(recipe: Recipe, device: str) -> int:

@@ -209,7 +209,7 @@ class _MadeJudge(Judge):
     def __call__(self, tasks: Sequence[Task], responses: Sequence[Response]) -> Judged:
         if self.reward_model is None:
             return Judged([float(index % 2) for index in range(len(responses))], {})
-        return Judged(self._learned(responses).tolist(), {})
+        return Judged(self.learned(responses).scores.tolist(), {})
 
     def ended(self, response: Response) -> bool:
         return True

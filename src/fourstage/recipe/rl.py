@@ -41,6 +41,10 @@ _OF_THE_ROW = {
     "kl_weighted": "kl_weighted",
     "kl_coefficient": "kl_coefficient",
 }
+# What of `step_rewards` is paid where steps end; the others are of the whole response.
+PLACING = ("each", "progress")
+# Advantages that know what is paid on the way.
+_BY_TOKEN = ("critic", "rewards_to_go", "group_rewards_to_go")
 _CLIPS = ("clip_range", "clip_low", "clip_high")
 _OF_A_CORRECTION = ("correction_level", "correction_low", "correction_high")
 # Score of a response without an end, in place of the reward model's.
@@ -77,6 +81,9 @@ class RL(Stage):
         dynamic_sampling: whether groups of equal rewards are drawn again from further prompts, up
             to `dynamic_rounds` times an iteration.
         missing_end_penalty: what counts in place of the reward model's score without an end.
+        watch_model: a second reward model, which is asked and pays nothing.
+        step_rewards: what is made of the scores of a process reward model, one a step: paid where
+            each step ends, as they are or as progress, or one number for the whole.
     """
 
     algorithm: Annotated[str, AfterValidator(_known)] = "ppo"
@@ -84,6 +91,8 @@ class RL(Stage):
     preference: PreferenceSection | None = None
     distil: DistilSection | None = None
     reward_model: str | None = None
+    watch_model: str | None = None
+    step_rewards: Literal["each", "progress", "least", "mean", "product", "last"] | None = None
     rewards: RewardParts = Field(default_factory=list)
     episodes: PositiveInt | None = None
     rollout_batch: PositiveInt | None = None
@@ -177,6 +186,7 @@ class RL(Stage):
         if not learns_otherwise(self):
             found += self._of_a_correction()
             found = found or [*self._of_models()]
+        found = found or [*self._of_steps()]
         if found:
             raise ValueError("; ".join(found))
         return self
@@ -225,15 +235,39 @@ class RL(Stage):
     def _of_rewards(self) -> Iterator[str]:
         if self.rewards and not any(part.weight for part in self.rewards):
             yield "rewards have no part with a weight above 0: nothing would be learned"
-        if self.needs_reward_model or reads_comparisons(self):
+        if reads_comparisons(self):
+            yield from self._of_drawn_rewards()
             return
-        told = {"reward_model": self.reward_model} if self.reward_model is not None else {}
+        if self.needs_reward_model:
+            return
+        told = {
+            key: value
+            for key in ("reward_model", "watch_model", "step_rewards")
+            if (value := getattr(self, key)) is not None
+        }
         if self.missing_end_penalty != _MISSING_END:
             told["missing_end_penalty"] = f"{self.missing_end_penalty:g}"
         for key, value in told.items():
             yield (
                 f"{key}={value} is of a reward model, and rewards have no part of kind model: add "
                 "one, or leave it out"
+            )
+
+    def _of_drawn_rewards(self) -> Iterator[str]:
+        for key in ("watch_model", "step_rewards"):
+            if getattr(self, key) is not None:
+                yield (
+                    f"{key} is of responses that are drawn, and {self.algorithm} draws none: leave "
+                    "it out, or write online=true"
+                )
+
+    def _of_steps(self) -> Iterator[str]:
+        if self.step_rewards not in PLACING:
+            return
+        if learns_otherwise(self) or self.row().advantage not in _BY_TOKEN:
+            yield (
+                f"step_rewards={self.step_rewards} pays a response step by step, and "
+                f"{self.algorithm} compares whole ones: write step_rewards=least, or algorithm=ppo"
             )
 
     def _of_a_correction(self) -> Iterator[str]:

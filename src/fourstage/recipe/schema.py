@@ -227,6 +227,23 @@ class Recipe(Section):
         refuse_other_rows(self)
         return self
 
+    @model_validator(mode="after")
+    def _steps_are_judged_by_who_learned_it(self) -> Recipe:
+        how, reward = self.rl.step_rewards, self.reward
+        if how is None or self.rl.reward_model is not None:
+            return self
+        if reward.objective != "process":
+            raise ValueError(
+                f"rl.step_rewards={how} takes a reward model that learned to judge steps, and this "
+                f"one learns by reward.objective={reward.objective}: write "
+                "reward.objective=process, or leave rl.step_rewards out"
+            )
+        if reward.ensemble > 1:
+            raise ValueError(
+                f"rl.step_rewards={how} reads the steps of one model: write reward.ensemble=1"
+            )
+        return self
+
     def needed(self) -> list[str]:
         """The stages that a whole run works on: the last one and all that it is made from.
 
@@ -249,9 +266,11 @@ class Recipe(Section):
             stages: that are to be worked on; else those of a whole run.
 
         Raises:
-            InputError: `data.pretrain` is missing.
+            InputError: `data.pretrain` is missing, or text is to be mixed in that nothing prepares.
         """
         asked = list(self.needed() if stages is None else stages)
+        if "rl" in asked:
+            self.require_text_to_mix()
         if "rl" in asked and "reward" not in asked and reads_comparisons(self.rl):
             asked.append("reward")
         needy = [s for s in asked if self.data.origin(PARTS[s]) == "made"]
@@ -259,6 +278,15 @@ class Recipe(Section):
             raise InputError(
                 f"data.pretrain is missing, and it is needed for {', '.join(needy)}: write "
                 "data.pretrain=FOLDER (text, JSONL or JSON lists) or data.pretrain=world"
+            )
+
+    def require_text_to_mix(self) -> None:
+        """Raises `InputError` where rl mixes in text of pretraining that nothing prepares."""
+        if self.rl.pretraining_mix and "pretrain" not in self.needed():
+            raise InputError(
+                f"rl.pretraining_mix={self.rl.pretraining_mix:g} mixes in the text of pretraining, "
+                "and a run whose models come from outside prepares none: leave rl.pretraining_mix "
+                "out, or one of rl.from, rl.reward_model and sft.from"
             )
 
     def stage(self, name: str) -> Stage:

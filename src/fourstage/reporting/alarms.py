@@ -23,7 +23,11 @@ _DEAD = 0.8
 _CRITIC_PATIENCE = 5
 _GOLD_LOST = 0.05
 _CORRECTED = 0.1
+_UNFAMILIAR, _DISAGREEMENT, _WATCH_LOST = 0.25, 2.0, 0.1
+_FAR_BELOW, _OVERFITTED = -10.0, 1.1
 _FAULTS = "reward_faults/"
+# Any of these is in a row of a loss on comparisons.
+_OF_A_COMPARISON = {"reward_chosen", "reward_desirable", "validation_preference_loss"}
 
 Rows = Sequence[dict[str, Any]]
 # Where among the iterations something is first seen, and what.
@@ -53,9 +57,11 @@ def alarms(rows: Rows) -> list[Alarm]:
     iterations = [row for row in rows if is_number(row.get("iteration"))]
     found = []
     for name, (sees, remedy) in _ALARMS.items():
-        seen = sees(iterations)
+        # Losses on given comparisons draw nothing, and have no iterations.
+        looked_at = _compared(rows) if name in _OF_COMPARISONS else iterations
+        seen = sees(looked_at)
         if seen is not None:
-            row = iterations[seen[0]]
+            row = looked_at[seen[0]]
             tokens = row["tokens"] if is_number(row.get("tokens")) else None
             found.append(Alarm(name, row["step"], tokens, seen[1], remedy))
     return sorted(found, key=lambda alarm: alarm.step)
@@ -123,18 +129,67 @@ def _variety(rows: Rows) -> Seen | None:
 
 
 def _gold(rows: Rows) -> Seen | None:
-    """Gold below its best while the proxy is above what it was then."""
+    return _parted(rows, "gold", "gold", _GOLD_LOST)
+
+
+def _watch(rows: Rows) -> Seen | None:
+    return _parted(rows, "watch_reward", "the reward model that only watches", _WATCH_LOST)
+
+
+def _parted(rows: Rows, name: str, words: str, lost: float) -> Seen | None:
+    """A number below its best while the reward is above what it was then."""
     best: tuple[float, float] | None = None
-    pairs = zip(_means(rows, "gold"), _means(rows, "reward"), strict=True)
-    for index, (gold, reward) in enumerate(pairs):
-        if gold is None or reward is None:
+    pairs = zip(_means(rows, name), _means(rows, "reward"), strict=True)
+    for index, (value, reward) in enumerate(pairs):
+        if value is None or reward is None:
             continue
-        if best is not None and gold < best[0] - _GOLD_LOST and reward > best[1]:
+        if best is not None and value < best[0] - lost and reward > best[1]:
             return index, (
-                f"gold {figures(gold, 3)} after {figures(best[0], 3)}, while the reward rose from "
-                f"{figures(best[1], 3)} to {figures(reward, 3)}"
+                f"{words} {figures(value, 3)} after {figures(best[0], 3)}, while the reward rose "
+                f"from {figures(best[1], 3)} to {figures(reward, 3)}"
             )
-        best = max(best or (gold, reward), (gold, reward))
+        best = max(best or (value, reward), (value, reward))
+    return None
+
+
+def _unfamiliar(rows: Rows) -> Seen | None:
+    return _since_the_start(
+        rows,
+        "proxy_unfamiliar",
+        lambda now, at: now > max(_UNFAMILIAR, 2 * at),
+        "of scores where the reward model's training comparisons hardly have any",
+        2,
+    )
+
+
+def _disagreement(rows: Rows) -> Seen | None:
+    words = "members of the reward model disagree {:.1f} times as much as before".format
+    return _beyond(rows, "proxy_disagreement", lambda ratio: ratio > _DISAGREEMENT, words)
+
+
+def _compared(rows: Rows) -> Rows:
+    """Rows of a loss on given comparisons."""
+    return [
+        row for row in rows if _OF_A_COMPARISON & row.keys() and not is_number(row.get("iteration"))
+    ]
+
+
+def _displaced(rows: Rows) -> Seen | None:
+    def words(worth: float) -> str:
+        return f"the chosen answers are worth {figures(worth, 1)}, far less likely than at first"
+
+    return _beyond(rows, "reward_chosen", lambda worth: worth < _FAR_BELOW, words)
+
+
+def _overfitted(rows: Rows) -> Seen | None:
+    lowest = None
+    for index, row in enumerate(rows):
+        loss = row.get("validation_loss")
+        if not is_number(loss):
+            continue
+        if lowest is not None and loss > _OVERFITTED * lowest > 0:
+            return index, f"validation loss {figures(loss, 3)} after {figures(lowest, 3)}"
+        lowest = loss if lowest is None else min(lowest, loss)
     return None
 
 
@@ -199,6 +254,29 @@ _ALARMS: dict[str, tuple[Callable[[Rows], Seen | None], str]] = {
         "the rewards are exploited: stop earlier, raise rl.kl_coefficient, or train a better "
         "reward model",
     ),
+    "watcher": (
+        _watch,
+        "the two reward models part: stop earlier, raise rl.kl_coefficient, or train the one that "
+        "pays on answers of this policy (fourstage label)",
+    ),
+    "unfamiliar": (
+        _unfamiliar,
+        "the reward model is asked about answers unlike those it learned from: have some of these "
+        "compared (fourstage label) and train it again, or raise rl.kl_coefficient",
+    ),
+    "disagreement": (
+        _disagreement,
+        "the reward is a guess there: raise reward.caution or rl.kl_coefficient",
+    ),
+    "displacement": (
+        _displaced,
+        "chosen answers fall with the rejected ones: raise rl.preference.beta, write "
+        "rl.preference.nll_coefficient=1, or lower rl.learning_rate",
+    ),
+    "over-fitting": (
+        _overfitted,
+        "comparisons are learned by heart: lower rl.epochs or rl.learning_rate",
+    ),
     "clips": (_clips, "updates are too large: lower rl.learning_rate, or take fewer rl.epochs"),
     "dead groups": (
         _dead,
@@ -221,4 +299,5 @@ _ALARMS: dict[str, tuple[Callable[[Rows], Seen | None], str]] = {
         "sampler and trainer disagree: use the same precision for both, or rl.correction=icepop",
     ),
 }
+_OF_COMPARISONS = ("displacement", "over-fitting")
 NAMES = tuple(_ALARMS)

@@ -10,6 +10,7 @@ from typing import Any
 
 from fourstage.errors import InputError
 from fourstage.rewards.contracts import Item, Outcome, Reward, outcome
+from fourstage.rewards.shaping import Learned
 
 # More rows that cannot be judged help nobody.
 _SHOWN = 3
@@ -31,6 +32,11 @@ class Part:
     fault_score: float = -1.0
     only: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_learned(self) -> bool:
+        """Whether it is the score of a reward model."""
+        return isinstance(self.reward, Learned)
+
     def judges(self, item: Item) -> bool:
         return all(str(item.columns.get(name)) == str(value) for name, value in self.only.items())
 
@@ -48,10 +54,25 @@ class Judged:
     Attributes:
         scores: [items] the weighted sums.
         outcomes: part -> [items].
+        learned: [items] a reward model's scores, as it gave them; empty where none is asked.
+        placed: [items] of each the parts of its score that belong to tokens before the last one,
+            as (token of the response, number); empty where scores are of whole responses.
     """
 
     scores: list[float]
     outcomes: dict[str, list[Outcome]]
+    learned: list[float] = field(default_factory=list)
+    placed: list[list[tuple[int, float]]] = field(default_factory=list)
+
+    def followed_by(self, other: Judged) -> Judged:
+        """These items, and then others that the same parts judged."""
+        before = self.outcomes or {name: [] for name in other.outcomes}
+        return Judged(
+            [*self.scores, *other.scores],
+            {name: [*before[name], *found] for name, found in other.outcomes.items()},
+            [*self.learned, *other.learned],
+            [*self.placed, *other.placed],
+        )
 
     def metrics(self) -> dict[str, float]:
         """`reward/NAME`, the mean over responses it says something of, and `reward_faults/NAME`.

@@ -118,7 +118,7 @@ class Drawer:
         ]
         if golds:
             told["gold"] = float(np.mean(golds))
-        return told | judge.numbers(drawn.judged)
+        return told | judge.numbers(drawn.judged, responses)
 
     def chosen(self, place: int, count: int) -> list[int]:
         """Indices of the `count` tasks from `place` on, each `group` times in a row."""

@@ -14,6 +14,7 @@ from fourstage.data.batch import Batch, Example
 from fourstage.evaluation.responses import Response
 from fourstage.model.actor_critic import ActorCritic
 from fourstage.model.transformer import Transformer
+from fourstage.objectives.estimating import PLACED
 from fourstage.parallel.group import Group
 from fourstage.rewards.total import Judged
 
@@ -67,9 +68,7 @@ class Episodes:
         self.responses += responses
         self.scores = torch.cat([self.scores, scores])
         self.dead = torch.cat([self.dead, dead])
-        before = self.judged.outcomes or {name: [] for name in judged.outcomes}
-        outcomes = {name: [*before[name], *found] for name, found in judged.outcomes.items()}
-        self.judged = Judged([*self.judged.scores, *judged.scores], outcomes)
+        self.judged = self.judged.followed_by(judged)
 
     def batch(self) -> Batch:
         """What is kept, each with its score, and where that is a sum with the parts of it."""
@@ -80,7 +79,28 @@ class Episodes:
                 told = [found[index].score for index in self.kept]
                 numbers = [math.nan if each is None else each for each in told]
                 batch.documents[f"reward/{name}"] = torch.tensor(numbers)
+        if self.judged.placed:
+            placed = [self.judged.placed[index] for index in self.kept]
+            batch.streams[PLACED] = placed_rewards(batch, placed)
         return batch
+
+
+def placed_rewards(batch: Batch, placed: Sequence[Sequence[tuple[int, float]]]) -> Tensor:
+    """[cells] the numbers of each response's tokens, at the cells that predict them.
+
+    Args:
+        batch: with `prompt_tokens`.
+        placed: [documents] (token of the response, number).
+    """
+    found = torch.zeros(batch.cells)
+    start = 0
+    for length, prompt, each in zip(
+        batch.lengths, batch.documents["prompt_tokens"].tolist(), placed, strict=True
+    ):
+        for token, number in each:
+            found[start + prompt + token - 1] += number
+        start += length
+    return found
 
 
 def as_batch(responses: Sequence[Response]) -> Batch:

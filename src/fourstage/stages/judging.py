@@ -19,13 +19,19 @@ import torch
 from fourstage.evaluation.alignment import reward_rows
 from fourstage.evaluation.estimates import Numbers
 from fourstage.evaluation.responses import Response
-from fourstage.evaluation.scoring import scores
+from fourstage.evaluation.steps import (
+    rewards_of_steps,
+    step_places,
+    step_scores,
+    whole_score,
+)
 from fourstage.model.transformer import Transformer
 from fourstage.parallel.group import Group
-from fourstage.recipe.rl import RL
+from fourstage.recipe.rl import PLACING, RL
 from fourstage.rewards.building import build
 from fourstage.rewards.contracts import Item, Outcome, item_of
 from fourstage.rewards.total import Judged, Rewards
+from fourstage.stages.watching import Watch, shared_scores
 from fourstage.tasks import Task
 
 if TYPE_CHECKING:
@@ -37,6 +43,20 @@ _MODEL = "model"
 _MOST_FAULTS, _FAULT_LENGTH = 20, 200
 
 
+@dataclass(frozen=True)
+class Learned:
+    """What a reward model says of some responses.
+
+    Attributes:
+        scores: [responses], without any penalty.
+        steps: of each response [steps] the rewards of its steps, which make up its score; None
+            where the score is of the whole.
+    """
+
+    scores: np.ndarray
+    steps: list[np.ndarray] | None = None
+
+
 @dataclass
 class Judge:
     """Gives a number to each response, as `rl.rewards` says.
@@ -46,6 +66,7 @@ class Judge:
         reward_model: None where nothing asks it.
         missing_end: what counts in place of its score for a response without an end; None leaves
             the score.
+        watch: what its scores are held against, iteration by iteration.
     """
 
     section: RL
@@ -53,6 +74,7 @@ class Judge:
     reward_model: Transformer | None
     group: Group = field(default_factory=Group)
     missing_end: float | None = None
+    watch: Watch | None = None
     rewards: Rewards = field(init=False)
 
     def __post_init__(self) -> None:
@@ -97,42 +119,85 @@ class Judge:
 
     def __call__(self, tasks: Sequence[Task], responses: Sequence[Response]) -> Judged:
         """The sums and the parts of responses to these tasks; all processes call it."""
-        items = self._items(tasks, responses)
+        learned = self.learned(responses) if self.reward_model is not None else None
+        items = self._items(tasks, responses, learned)
         if not self.has_parts:
-            return self.rewards.score(items)
-        judged = self.rewards.score(items) if self.group.writes else None
-        return _judged(self.group.tell(_plain(judged) if judged else None))
+            judged = self.rewards.score(items)
+        else:
+            here = self.rewards.score(items) if self.group.writes else None
+            judged = _judged(self.group.tell(_plain(here) if here else None))
+        if learned is None:
+            return judged
+        placed = self._placed(responses, learned, judged)
+        return replace(judged, learned=learned.scores.tolist(), placed=placed)
 
-    def _items(self, tasks: Sequence[Task], responses: Sequence[Response]) -> list[Item]:
-        learned: Sequence[float | None] = [None] * len(responses)
-        if self.reward_model is not None:
-            learned = self._learned(responses).tolist()
+    def _items(
+        self, tasks: Sequence[Task], responses: Sequence[Response], learned: Learned | None
+    ) -> list[Item]:
+        paid: Sequence[float | None] = [None] * len(responses)
+        if learned is not None:
+            paid = self.paid(responses, learned.scores).tolist()
         return [
             item_of(task, each.text, self.ended(each), len(each.tokens), score)
-            for task, each, score in zip(tasks, responses, learned, strict=True)
+            for task, each, score in zip(tasks, responses, paid, strict=True)
         ]
 
-    def _learned(self, responses: Sequence[Response]) -> np.ndarray:
-        """[responses] `(score - reward_mean) / reward_std`; without an end, the penalty instead."""
+    def learned(self, responses: Sequence[Response]) -> Learned:
+        """What the reward model says of each: `(score - reward_mean) / reward_std`, or what
+        `rl.step_rewards` makes of its steps; all processes call it."""
         assert self.reward_model is not None
-        rows = self.group.share(reward_rows(self.tokenizer, responses))
-        own = torch.from_numpy(scores(self.reward_model, rows))[:, None].unbind()
-        found = torch.cat(self.group.collect(own, len(responses), torch.double)).numpy()
+        how: Any = self.section.step_rewards
+        if how is None:
+            rows = reward_rows(self.tokenizer, responses)
+            return Learned(shared_scores(self.reward_model, rows, self.group))
+        own = step_scores(self.reward_model, self.tokenizer, self.group.share(responses))
+        told = [torch.from_numpy(each) for each in own]
+        steps = [each.numpy() for each in self.group.collect(told, len(responses), torch.double)]
+        if how not in PLACING:
+            return Learned(np.array([whole_score(each, how) for each in steps], np.float64))
+        at_steps = [rewards_of_steps(each, how) for each in steps]
+        return Learned(np.array([each.sum() for each in at_steps], np.float64), at_steps)
+
+    def paid(self, responses: Sequence[Response], found: np.ndarray) -> np.ndarray:
+        """[responses] what training gets of the scores: without an end, the penalty instead."""
         if self.missing_end is None:
             return found
         return np.where([self.ended(each) for each in responses], found, self.missing_end)
+
+    def _placed(
+        self, responses: Sequence[Response], learned: Learned, judged: Judged
+    ) -> list[list[tuple[int, float]]]:
+        """Of each response the rewards of its steps but the last, which is left for the end; none
+        of one whose score is not what its steps gave."""
+        if learned.steps is None:
+            return []
+        name, weight = next(
+            ((part.name, part.weight) for part in self.rewards.parts if part.is_learned),
+        )
+        found: list[list[tuple[int, float]]] = []
+        for index, each in enumerate(responses):
+            counts = judged.outcomes[name][index].score is not None
+            counts &= self.missing_end is None or self.ended(each)
+            places = step_places(self.tokenizer, each)[:-1] if counts else []
+            values = learned.steps[index].tolist()
+            found.append([(at, weight * v) for at, v in zip(places, values, strict=False)])
+        return found
 
     def ended(self, response: Response) -> bool:
         """Whether the response ended its turn; the end of a document is no end of a turn."""
         return bool(response.tokens) and response.tokens[-1] == self.tokenizer.end_of_turn
 
-    def numbers(self, judged: Judged) -> dict[str, float]:
-        """`reward/NAME` and `reward_faults/NAME` of each part; of a reward model alone its faults,
-        if any."""
+    def numbers(self, judged: Judged, responses: Sequence[Response] = ()) -> dict[str, float]:
+        """`reward/NAME` and `reward_faults/NAME` of each part, of a reward model alone its faults,
+        if any; and what is watched of it on the responses that were judged."""
         found = judged.metrics()
-        if self.section.rewards:
+        if not self.section.rewards:
+            found = {name: value for name, value in found.items() if "faults" in name and value}
+        if self.watch is None or self.reward_model is None or not responses:
             return found
-        return {name: value for name, value in found.items() if "faults" in name and value}
+        return found | self.watch.numbers(
+            judged.learned, responses, self.reward_model, self.tokenizer, self.group
+        )
 
     def measured(
         self, suffix: str, tasks: Sequence[Task], responses: Sequence[Response]

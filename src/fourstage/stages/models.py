@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+
+import torch
 
 from fourstage.errors import InputError
 from fourstage.evaluation.estimates import Numbers
@@ -129,16 +132,19 @@ def _opened(folder: Path, context: StageContext) -> tuple[Transformer, list[str]
     return fitted.to(context.device), changes
 
 
-def reward_model(folder: Path, context: StageContext) -> Transformer:
+def reward_model(folder: Path, context: StageContext, key: str = "rl.reward_model") -> Transformer:
     """A folder's reward model, frozen, with its members and its likelihoods where it has them.
+
+    Args:
+        key: of the recipe, that names the folder.
 
     Raises:
         InputError: it is no reward model, or was made with another tokenizer.
     """
     if not is_reward_model(folder):
         raise InputError(
-            f"{folder} is no reward model: give rl.reward_model a folder with one label, such as "
-            "a run's reward/model"
+            f"{folder} is no reward model: give {key} a folder with one label, such as a run's "
+            "reward/model"
         )
     theirs = _tokenizer_of(folder)
     if theirs is not None and not theirs.is_same_as(context.tokenizer):
@@ -174,6 +180,18 @@ def scorer(folder: Path, context: StageContext) -> Transformer:
 
 def frozen(model: Transformer) -> Transformer:
     return model.eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def aside(device: torch.device, *models: torch.nn.Module) -> Generator[None]:
+    """Leaves the device's memory to what is trained: nothing asks these models meanwhile."""
+    for model in models:
+        model.to("cpu")
+    try:
+        yield
+    finally:
+        for model in models:
+            model.to(device)
 
 
 def at_context(model: Transformer, folder: Path, context: StageContext) -> Transformer:

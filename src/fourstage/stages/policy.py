@@ -12,7 +12,6 @@ from fourstage.objectives.critic_first import CriticFirst
 from fourstage.objectives.objective import Objective
 from fourstage.objectives.policy_gradient import PolicyGradient
 from fourstage.recipe import RL
-from fourstage.reporting.alarms import alarms
 from fourstage.stages.context import StageContext
 from fourstage.stages.datafiles import sample_tasks
 from fourstage.stages.episodes import Players
@@ -22,7 +21,6 @@ from fourstage.stages.rollouts import RolloutSource
 from fourstage.stages.samples import answers
 from fourstage.tasks import Task
 from fourstage.training.contracts import Source
-from fourstage.training.metrics import read_rows
 from fourstage.training.trainer import TrainResult
 
 _CORRECTIONS = {"tis": TIS, "icepop": ICEPOP}
@@ -47,7 +45,7 @@ def train(
     rates = {}
     if players.trained.critic is not None:
         rates = {"critic.": section.critic_learning_rate / section.learning_rate}
-    trained = context.train(
+    return context.train(
         players.trained,
         objective_of(section),
         source,
@@ -57,14 +55,6 @@ def train(
         ),
         rate_multipliers=rates,
     )
-    _tell_alarms(context)
-    return trained
-
-
-def _tell_alarms(context: StageContext) -> None:
-    """What the report marks: what went wrong on the way, and what to do about it."""
-    for alarm in alarms(read_rows(context.folder / "metrics.jsonl")):
-        context.say(f"rl: alarm at step {alarm.step:g}: {alarm.what}; {alarm.remedy}")
 
 
 def objective_of(section: RL) -> Objective:

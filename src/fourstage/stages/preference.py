@@ -8,14 +8,13 @@ nothing has to be stored. With `rl.online` the policy's own responses are compar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from fourstage.data.batch import Batch
@@ -51,6 +50,7 @@ from fourstage.stages.context import StageContext
 from fourstage.stages.datafiles import sample_tasks
 from fourstage.stages.episodes import Players, of_each
 from fourstage.stages.judging import Judge
+from fourstage.stages.models import aside
 from fourstage.stages.policy_guards import ratio_tolerance, trains_responses
 from fourstage.stages.samples import answers
 from fourstage.tasks import Task
@@ -186,7 +186,7 @@ def train(
     with ExitStack() as stack:
         if reads_comparisons(section) and players.reward_model is not None:
             # Nothing asks it while the policy trains, but for a few samples.
-            stack.enter_context(aside(players.reward_model, context.device))
+            stack.enter_context(aside(context.device, players.reward_model))
         return context.train(
             players.trained,
             objective,
@@ -197,16 +197,6 @@ def train(
                 context, players.trained.policy, sample_tasks(context), judge.alone()
             ),
         )
-
-
-@contextmanager
-def aside(model: Transformer, device: torch.device) -> Generator[None]:
-    """Leaves the device's memory to the training."""
-    model.to("cpu")
-    try:
-        yield
-    finally:
-        model.to(device)
 
 
 def objective_of(section: RL, desirable: float = 1.0, undesirable: float = 1.0) -> Objective:

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from fourstage.adapters.adapting import merge
 from fourstage.data.batch import Batch
 from fourstage.data.comparing import (
     Elements,
@@ -42,6 +41,7 @@ from fourstage.interchange import save_model
 from fourstage.interchange.rewards import (
     LIKELIHOOD,
     LIKELIHOOD_NUMBERS,
+    STEPWISE,
     ensemble_config,
     heads_config,
     member_folder,
@@ -56,7 +56,7 @@ from fourstage.objectives.objective import Objective
 from fourstage.precision import autocast
 from fourstage.randomness import seed_for
 from fourstage.recipe.rewarding import RewardKind
-from fourstage.stages.adapting import narrow
+from fourstage.stages.adapting import narrow, widen
 from fourstage.stages.context import StageContext
 from fourstage.stages.datafiles import held_out_pairs
 from fourstage.stages.judges import (
@@ -68,7 +68,7 @@ from fourstage.stages.judges import (
     scale,
     settle,
 )
-from fourstage.stages.models import results, save, starting_model
+from fourstage.stages.models import aside, results, save, starting_model
 from fourstage.training.counts import TrainResult
 from fourstage.training.guards import GuardFailed, documents_do_not_leak
 from fourstage.training.metrics import add_metrics
@@ -98,9 +98,10 @@ def run(context: StageContext) -> dict[str, Any]:
         )
     chat_model = starting_model(context)
     references = References(context, chat_model)
-    members = [
-        train_member(context, chat_model, references, number) for number in range(section.ensemble)
-    ]
+    members: list[Member] = []
+    for number in range(section.ensemble):
+        with aside(context.device, *(member.model for member in members)):
+            members.append(train_member(context, chat_model, references, number))
     model, numbers = members[0].model, Numbers().update(members[0].numbers)
     scorer: Transformer | Ensemble = model
     if len(members) > 1:
@@ -151,9 +152,7 @@ def train_member(
     """Member `number` of the ensemble; the first is all there is, unless more are asked for."""
     section, seed = context.section, context.seed
     if number:
-        folder = context.folder / "members" / str(number)
-        context = dataclasses.replace(context, folder=folder)
-        seed = seed_for(seed, "member", number)
+        context, seed = of_member(context, number), seed_for(seed, "member", number)
     names = tuple(section.heads)
     model = chat_model.with_scalar_head(seed)
     if names:
@@ -167,14 +166,15 @@ def train_member(
         module.head.requires_grad_(False)
     scales = label_scales(store, names) if section.objective == "regression" else {}
     objective = objective_of(section)
-    trained = context.train(
-        module,
-        objective,
-        reward_source(store, section.pairs_per_step, seed, names, scales),
-        guards=[ends_in(context.tokenizer.reward), documents_do_not_leak()],
-        validate=lambda: watch(module, objective, held_out, names, scales),
-        seed=seed,
-    )
+    with aside(context.device, chat_model):
+        trained = context.train(
+            module,
+            objective,
+            reward_source(store, section.pairs_per_step, seed, names, scales),
+            guards=[ends_in(context.tokenizer.reward), documents_do_not_leak()],
+            validate=lambda: watch(module, objective, held_out, names, scales),
+            seed=seed,
+        )
     numbers = context.measure(
         "judgements", lambda: held_out_judgements(model, held_out, section.objective, names)
     )
@@ -185,6 +185,11 @@ def train_member(
     numbers.update(context.measure("scale", lambda: scale(model, references)))
     settle(model, numbers)
     return Member(model, heads, numbers, trained)
+
+
+def of_member(context: StageContext, number: int) -> StageContext:
+    """The stage as member `number` sees it, with a folder of its own."""
+    return dataclasses.replace(context, folder=context.folder / "members" / str(number))
 
 
 def objective_of(section: RewardKind) -> Objective:
@@ -284,6 +289,8 @@ def _save(
     """Writes the model folder: the first member, its heads, and all else inside it."""
     first, others = members[0], members[1:]
     told: dict[str, Any] = heads_config(first.heads) if first.heads else {}
+    if context.section.objective == "process":
+        told |= STEPWISE
     scorer = judge.scorer if isinstance(judge, WithLikelihood) else judge
     if isinstance(scorer, Ensemble):
         told |= ensemble_config(scorer)
@@ -296,13 +303,17 @@ def _save(
             }
         }
 
+    if context.group.writes:
+        for number, member in enumerate(others, 1):
+            # Its adapter by itself, too, and the member whole below.
+            widen(of_member(context, number), member.model)
+
     def beside(folder: Path) -> None:
         _write_heads(folder, first)
         if isinstance(judge, WithLikelihood):
             card = f"# {context.recipe.name}: the chat model beside the reward model"
             save_model(folder / LIKELIHOOD, judge.language, context.tokenizer, card=card)
         for number, member in enumerate(others, 1):
-            merge(member.model)
             save_model(
                 member_folder(folder, number),
                 member.model,

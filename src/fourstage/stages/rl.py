@@ -10,22 +10,35 @@ distance moved. Gold is measured only: nothing in the stage reads it to stop, se
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from fourstage.adapters.adapting import base_of
 from fourstage.errors import InputError
-from fourstage.evaluation.alignment import gold_ceiling, gold_rewards, kl_per_response, spreads
+from fourstage.evaluation.alignment import (
+    gold_ceiling,
+    gold_rewards,
+    kl_per_response,
+    reward_rows,
+    spreads,
+)
+from fourstage.evaluation.drift import beside_demonstrations, drift, familiar, leads
 from fourstage.evaluation.estimates import Numbers
+from fourstage.evaluation.scoring import scores
 from fourstage.evaluation.success import task_success
+from fourstage.interchange.rewards import judges_steps, members_of
 from fourstage.model.actor_critic import ActorCritic
 from fourstage.model.transformer import Transformer
+from fourstage.recipe import RL
 from fourstage.recipe.preference import compares, distils, draws, reads_comparisons
+from fourstage.reporting.alarms import alarms
 from fourstage.stages import distilling, policy, preference
 from fourstage.stages.adapting import narrow
 from fourstage.stages.context import StageContext
-from fourstage.stages.datafiles import held_out_tasks, training_tasks
+from fourstage.stages.datafiles import held_out_tasks, reference_rows, training_tasks
 from fourstage.stages.episodes import Players
 from fourstage.stages.judging import Judge
 from fourstage.stages.models import (
@@ -38,9 +51,13 @@ from fourstage.stages.models import (
     scores_for,
     starting_model,
 )
+from fourstage.stages.watching import Watch, compared_scores, told_of, watcher_of
 from fourstage.tasks import Task
+from fourstage.training.metrics import read_rows
 from fourstage.training.trainer import TrainResult
 
+# Demonstrations that the policy's responses are scored beside.
+_DEMONSTRATIONS = 256
 # Prompts that diversity is measured on, and responses to each.
 _DIVERSITY_PROMPTS, _DIVERSITY_RESPONSES = 64, 4
 
@@ -56,7 +73,7 @@ class HeldOut:
 def run(context: StageContext) -> dict[str, Any]:
     """Trains the policy; the content of results.json."""
     section, group = context.section, context.group
-    players = _players(context)
+    players, watcher = _players(context), watcher_of(context)
     tasks = _trainable(context, players.trained.policy) if draws(section) else []
     held_out = _held_out(context, players.trained.policy)
     with Judge(
@@ -70,7 +87,10 @@ def run(context: StageContext) -> dict[str, Any]:
         numbers = Numbers().update(
             context.measure("before", lambda: _before(context, players, held_out, judge))
         )
+        told = group.tell(numbers.extra.get("familiar"))
+        judge.watch = Watch.of(told, watcher) if told else None
         trained = _learn(context, players, tasks, judge)
+        _tell_alarms(context)
         if compares(section):
             numbers.update(context.measure("order", lambda: preference.order(context, players)))
         for name, compute in (
@@ -80,6 +100,7 @@ def run(context: StageContext) -> dict[str, Any]:
                 lambda: task_success(context.chat(players.trained.policy), held_out.instructions),
             ),
             ("diversity", lambda: _diversity(context, players, held_out)),
+            ("demonstrations", lambda: _beside_demonstrations(context, players)),
         ):
             numbers.update(context.measure(name, compute))
     save(context, players.trained.policy, numbers)
@@ -93,6 +114,14 @@ def _learn(context: StageContext, players: Players, tasks: list[Task], judge: Ju
     if distils(context.section):
         return distilling.train(context, players, tasks, judge)
     return policy.train(context, players, tasks, judge)
+
+
+def _tell_alarms(context: StageContext) -> None:
+    """What the report marks: what went wrong on the way, and what to do about it."""
+    if not context.group.writes:
+        return
+    for alarm in alarms(read_rows(context.folder / "metrics.jsonl")):
+        context.say(f"rl: alarm at step {alarm.step:g}: {alarm.what}; {alarm.remedy}")
 
 
 def _players(context: StageContext) -> Players:
@@ -124,12 +153,30 @@ def _reward_model(context: StageContext) -> Transformer | None:
     """The reward model; where given comparisons need none, the run's own for measuring, if any."""
     folder = context.parents.get("reward_model")
     if folder is not None:
+        _judges_as_asked(folder, context.section)
         return reward_model(folder, context)
     if not reads_comparisons(context.section):
         return None
     own = context.run / "reward" / "model"
     is_usable = (own / "config.json").is_file() and scores_for(own, context)
     return reward_model(own, context) if is_usable else None
+
+
+def _judges_as_asked(folder: Path, section: RL) -> None:
+    """Raises `InputError` where steps are to be rewarded by a model that did not learn to."""
+    if section.step_rewards is None:
+        return
+    if not judges_steps(folder):
+        raise InputError(
+            f"rl.step_rewards={section.step_rewards} takes a reward model that learned to judge "
+            f"steps, and {folder} did not: give one trained with reward.objective=process, or "
+            "leave rl.step_rewards out"
+        )
+    if members_of(folder):
+        raise InputError(
+            f"rl.step_rewards={section.step_rewards} reads the steps of one model, and {folder} is "
+            "an ensemble: train one with reward.ensemble=1"
+        )
 
 
 def _trainable(context: StageContext, model: Transformer) -> list[Task]:
@@ -175,7 +222,18 @@ def _before(context: StageContext, players: Players, held_out: HeldOut, judge: J
     model = players.reference or players.trained.policy
     responses = context.chat(model).respond([t.prompt for t in tasks], 1.0, "gold")
     numbers = gold_ceiling(tasks).update(gold_rewards("gold_reward_sft", tasks, responses))
-    return numbers.update(judge.alone().measured("_sft", tasks, responses))
+    numbers.update(judge.alone().measured("_sft", tasks, responses))
+    scorer = players.reward_model
+    if scorer is None or not responses:
+        return numbers
+    found = judge.alone().learned(responses).scores
+    numbers.update(leads("_sft", found, tasks, responses))
+    if not np.isfinite(found).all():
+        return numbers
+    known = familiar(scorer, context.tokenizer, responses)
+    compared = compared_scores(context, scorer) if context.section.step_rewards is None else None
+    numbers.extra["familiar"] = told_of(known, found, compared)
+    return numbers
 
 
 def _after(context: StageContext, players: Players, held_out: HeldOut, judge: Judge) -> Numbers:
@@ -186,7 +244,28 @@ def _after(context: StageContext, players: Players, held_out: HeldOut, judge: Ju
     numbers.update(judge.alone().measured("", tasks, responses))
     numbers.add_means("kl", kl_per_response(policy, _chat_model(context, players), responses))
     numbers.add_means("response_tokens", [len(each.tokens) for each in responses])
-    return numbers.add_means("finished", [each.finished for each in responses])
+    numbers.add_means("finished", [each.finished for each in responses])
+    if judge.watch is not None and players.reward_model is not None and responses:
+        known = judge.watch.familiar
+        numbers.update(drift(players.reward_model, context.tokenizer, tasks, responses, known))
+    return numbers
+
+
+def _beside_demonstrations(context: StageContext, players: Players) -> Numbers:
+    """What the reward model says of demonstrations, and of the policy's responses to the same."""
+    if players.reward_model is None:
+        return Numbers()
+    chat, most = context.chat(players.trained.policy), context.recipe.evaluation.prompts
+    found, rows = reference_rows(context, min(_DEMONSTRATIONS, most))
+    encode = context.tokenizer.chat_prompt
+    fits = [n for n, task in enumerate(found) if chat.fits(encode(task.prompt))]
+    if not fits:
+        return Numbers()
+    prompts = [found[n].prompt for n in fits]
+    responses = chat.respond(prompts, context.section.temperature, "demonstrations")
+    drawn = reward_rows(context.tokenizer, responses)
+    model = players.reward_model
+    return beside_demonstrations(scores(model, [rows[n] for n in fits]), scores(model, drawn))
 
 
 def _diversity(context: StageContext, players: Players, held_out: HeldOut) -> Numbers:

@@ -13,6 +13,7 @@ from fourstage.reporting.numbers import figures, measured, share
 from fourstage.reporting.overoptimisation import study_of
 from fourstage.reporting.runfiles import RunFiles, StageFiles
 from fourstage.reporting.sections.stability import marked, stability
+from fourstage.reporting.sections.trust import trust
 
 PROXY = ("reward", "proxy_reward", "reward_mean", "score")
 GOLD = ("gold", "gold_reward")
@@ -30,6 +31,7 @@ def section(run: RunFiles) -> Markup | None:
         _steps(stage),
         overoptimisation(stage),
         study_of(run.study, _parents(run)),
+        trust(stage),
         _kinds(stage),
         _diversity(run),
         _health(stage),
