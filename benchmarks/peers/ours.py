@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fourstage.data.batch import Batch
 from fourstage.model.config import ModelConfig
 from fourstage.model.transformer import Transformer
 from fourstage.objectives.next_token import NextToken
+from fourstage.objectives.objective import Objective
 from fourstage.parallel.group import Group
 from fourstage.planning import DataFacts, resolve
 from fourstage.planning.resolve import model_config
@@ -66,6 +67,7 @@ class OurTraining:
         recipe: resolved.
         config: shape of the model; else the recipe's.
         model: to train; else one initialised by the recipe's seed.
+        objective: to train by; else the next token.
     """
 
     def __init__(
@@ -75,7 +77,8 @@ class OurTraining:
         *,
         stage: str = "pretrain",
         config: ModelConfig | None = None,
-        model: Transformer | None = None,
+        model: nn.Module | None = None,
+        objective: Objective | None = None,
         group: Group | None = None,
     ):
         self._folder = tempfile.TemporaryDirectory()
@@ -99,7 +102,7 @@ class OurTraining:
         self.settings, self.chosen = context.settings(self.model), context.measured.found
         self.trainer = Trainer(
             self.model,
-            NextToken(),
+            objective or NextToken(),
             _Nothing(),
             self.settings,
             folder,
