@@ -50,7 +50,12 @@ def train(
             prompts without padding.
     """
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        PrinterCallback,
+        TrainerCallback,
+    )
     from transformers.utils import logging
     from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
@@ -108,6 +113,7 @@ def train(
             processing_class=AutoTokenizer.from_pretrained(folder),
             callbacks=[AtTheGate()],
         )
+        trainer.remove_callback(PrinterCallback)
         never_end(trainer)
         if begun(model):
             trainer.train()
