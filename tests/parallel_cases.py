@@ -149,6 +149,30 @@ def rolled(group: Group) -> dict[str, Any]:
     return {"iterations": found, "tokens": made.rollouts.tokens.tolist()}
 
 
+def learned(group: Group, folder: str, sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """section -> losses of ten steps on own responses, and the tokens that were drawn last."""
+    from test_stages_rollouts import source
+
+    found = {}
+    for name, section in sections.items():
+        made = source(group, **section)
+        trains = trainer(
+            Path(folder) / name, made.players.trained, made, steps=10, learning_rate=1e-3,
+            objective=objective_of(made.section), group=group,
+        )  # fmt: skip
+        outcomes: list[Outcome] = []
+        judge = trains.update.accepts
+
+        def accepts(outcome: Outcome, judge: Any = judge, outcomes: Any = outcomes) -> bool:
+            outcomes.append(outcome)
+            return judge(outcome)
+
+        trains.update.accepts = accepts
+        trains.train()
+        found[name] = [[each.loss for each in outcomes], made.rollouts.tokens.tolist()]
+    return found
+
+
 def half_way(group: Group, folder: str, layouts: dict[str, dict[str, Any]]) -> list[str]:
     """Stops each layout by a signal to its last process in step 4 of 8; what was said."""
     said = []

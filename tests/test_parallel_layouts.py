@@ -29,8 +29,18 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
         "algorithm": "gspo", "clip_low": 0.2, "clip_high": 0.3, "entropy_coefficient": 0.01,
         "correction": "tis", "correction_level": "sequence",
     },
+    "grpo": {"algorithm": "grpo", "kl_coefficient": 0.05},
+    "grpo once": {
+        "algorithm": "grpo", "kl_coefficient": 0.05, "epochs": 1, "minibatches": 1,
+    },
     "a critic first": {"algorithm": "ppo", "value_warmup": 1, "dual_clip": 3.0},
 }  # fmt: skip
+# Of the tests of rollouts.
+LEARNED: dict[str, dict[str, Any]] = {
+    "ppo": {},
+    "grpo": {"algorithm": "grpo", "group": 4},
+    "grpo once": {"algorithm": "grpo", "group": 4, "epochs": 1, "minibatches": 1},
+}
 BIASES = {"qkv_bias": True, "output_bias": True, "mlp_bias": True, "norm": "layer"}
 MODELS: dict[str, dict[str, Any]] = {
     "GPT-2": {**BIASES, "activation": "gelu", "positions": "learned", "tie_embeddings": True},
@@ -111,6 +121,22 @@ def test_processes_learn_from_the_same_responses_and_the_same_rewards():
     ):
         assert here == pytest.approx(there, rel=1e-4) and scores == others
         assert there["redrawn_groups"] > 0
+
+
+def test_processes_that_draw_together_learn_what_one_learns(tmp_path):
+    """Of their own responses, which each draws a share of."""
+    one, *two = (
+        found
+        for processes in (1, 2)
+        for found in together(
+            processes, "parallel_cases:learned", str(tmp_path / str(processes)), LEARNED
+        )
+    )
+    assert two[0] == two[1]
+    for name, (losses, tokens) in one.items():
+        others, drawn = two[0][name]
+        assert len(losses) == 10 and drawn == tokens
+        assert others == pytest.approx(losses, rel=1e-4, abs=1e-5), name
 
 
 def test_a_checkpoint_of_each_layout_goes_on_in_each_other_one(tmp_path):

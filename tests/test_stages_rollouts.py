@@ -14,9 +14,10 @@ from evaluation_support import model, tokenizer
 from fourstage import precision
 from fourstage.data.batch import Batch, Example
 from fourstage.evaluation.alignment import reward_rows
-from fourstage.evaluation.scoring import scores
+from fourstage.evaluation.scoring import scores, trained_logprobs
 from fourstage.model.actor_critic import ActorCritic
 from fourstage.objectives.logprobs import logprobs
+from fourstage.objectives.policy_gradient import PolicyGradient
 from fourstage.objectives.ppo import PPO
 from fourstage.parallel.group import Group
 from fourstage.recipe import RL
@@ -148,6 +149,55 @@ def test_grpo_compares_the_responses_to_one_prompt():
     torch.testing.assert_close(value, expected, atol=1e-4, rtol=1e-4)
 
 
+ONCE = {"algorithm": "grpo", "group": 4, "epochs": 1, "minibatches": 1}
+
+
+def gradients(made: RolloutSource, batch: Batch, on_policy: bool):
+    section = made.section
+    objective = PolicyGradient(section.row(), section.temperature, on_policy=on_policy)
+    module = made.players.trained
+    module.zero_grad()
+    terms, metrics = objective.sums(module, batch)
+    terms["policy"].backward()
+    return [p.grad.clone() for p in module.parameters()], metrics
+
+
+@pytest.mark.parametrize("more", [{}, {"temperature": 0.7}, {"kl_coefficient": 0.0}])
+def test_one_update_of_each_rollout_takes_old_logprobs_from_its_own_pass(more):
+    made = source(**ONCE, **more)
+    batch = made.batch(0)
+    assert objective_of(made.section).on_policy
+    found, metrics = gradients(made, batch, on_policy=True)
+    total, count = metrics["ratio"]
+    assert float(total) == float(count), "every ratio is exactly 1"
+    batch.streams["old_logprobs"] = trained_logprobs(
+        made.players.trained.policy, batch, made.section.temperature
+    )
+    expected, _ = gradients(made, batch, on_policy=False)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("more", "forwards"),
+    [({}, 1), ({"kl_coefficient": 0.0}, 0), ({"minibatches": 2}, 2), ({"kl": "reward"}, 2)],
+)
+def test_log_probabilities_are_worked_out_where_they_are_asked_for(monkeypatch, more, forwards):
+    asked = []
+
+    def counted(*given):
+        asked.append(given)
+        return trained_logprobs(*given)
+
+    monkeypatch.setattr("fourstage.stages.rollouts.trained_logprobs", counted)
+    made = source(**(ONCE | more))
+    made.batch(0)
+    assert len(asked) == forwards
+    context: Any = SimpleNamespace(device=torch.device("cpu"), section=made.section)
+    for guard in guards(context):
+        guard(made.players.trained, None, made.batch(0))
+
+
 def test_prompts_are_all_used_before_one_comes_again():
     made = source(rollout_batch=10, minibatches=1)
     assert sorted(made.drawer.chosen(0, 10) + made.drawer.chosen(10, 10)) == list(range(20))
@@ -239,6 +289,9 @@ KINDS = {
     "groups drawn again": {
         "algorithm": "dapo", "group": 2, "dynamic_sampling": True, "rewards": WORDS,
         "max_new_tokens": 3, "correction": "tis", "overlong": "penalty", "overlong_buffer": 2,
+    },
+    "one update of each rollout": {
+        "algorithm": "grpo", "group": 4, "epochs": 1, "minibatches": 1, "rewards": WORDS,
     },
     "a reference that follows": {
         "algorithm": "rloo", "group": 4, "reference_reset": 1, "rewards": WORDS,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fourstage.data.batch import Batch
 from fourstage.model.config import ModelConfig
@@ -77,9 +77,9 @@ class OurTraining:
         *,
         stage: str = "pretrain",
         config: ModelConfig | None = None,
-        model: Transformer | None = None,
-        group: Group | None = None,
+        model: nn.Module | None = None,
         objective: Objective | None = None,
+        group: Group | None = None,
     ):
         self._folder = tempfile.TemporaryDirectory()
         folder = Path(self._folder.name, stage)

@@ -6,6 +6,7 @@ request's seed and the position alone. So a request gives the same text in any b
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -98,10 +99,12 @@ class Drawer:
         self.sorts = any(sampling.top_k or sampling.top_p < 1 for sampling in samplings)
         self.has_floor = any(sampling.min_p for sampling in samplings)
 
-    def keep(self, rows: Tensor) -> None:
-        """Row i becomes what row `rows[i]` was."""
+    def at(self, requests: Tensor) -> Drawer:
+        """For a batch whose row i is what request `requests[i]` of these asks for."""
+        other = copy.copy(self)
         for name in ("greedy", "temperature", "top_k", "top_p", "min_p"):
-            setattr(self, name, getattr(self, name)[rows])
+            setattr(other, name, getattr(self, name)[requests])
+        return other
 
     def __call__(self, logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """[batch, vocab], [batch] -> tokens [batch] and their log-probabilities [batch].

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -51,6 +53,11 @@ class KVCache:
     def batch(self) -> int:
         return self.lengths.shape[0]
 
+    @property
+    def is_full(self) -> bool:
+        """Whether `longest` leaves no cell for a step; `empty` may make room."""
+        return self.longest == self.capacity
+
     def write_prompts(self, layer: int, keys: Tensor, values: Tensor, layout: Layout) -> None:
         """Fills row i with document i; `keys` and `values` are flat, [cells, kv_heads, head_width].
 
@@ -83,7 +90,7 @@ class KVCache:
         Raises:
             ValueError: the longest row is full.
         """
-        if self.longest == self.capacity:
+        if self.is_full:
             raise ValueError(f"the cache is full: its capacity is {self.capacity} tokens")
         self.longest += 1
         columns = self.lengths
@@ -125,3 +132,34 @@ class KVCache:
             self.offsets = self.offsets[rows]
         self._rows = self._rows[: rows.shape[0]]
         self.longest = min(self.longest, int(self.lengths.max())) if len(rows) else 0
+
+    def copy(self, rows: Tensor, other: KVCache, sources: Tensor) -> None:
+        """Row `rows[i]` becomes what row `sources[i]` of `other` is; it has all of its room."""
+        held = slice(0, other.longest)
+        for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
+            for tensor, source in zip(mine, theirs, strict=True):
+                tensor[rows, :, held] = source[sources, :, held]
+        self.lengths[rows] = other.lengths[sources]
+        self.visible[rows] = -torch.inf
+        self.visible[rows, :, :, held] = other.visible[sources][..., held]
+        if self.offsets is not None and other.offsets is not None:
+            self.offsets[rows] = other.offsets[sources]
+        self.longest = int(self.lengths.max())
+
+    def alone(self, row: int, length: int) -> KVCache:
+        """A copy of the first `length` tokens of a row, with no room for more."""
+        other = copy.copy(self)
+        here = slice(row, row + 1)
+        other.capacity = other.longest = length
+        other.keys = [tensor[here, :, :length].clone() for tensor in self.keys]
+        other.values = [tensor[here, :, :length].clone() for tensor in self.values]
+        other.lengths = self.lengths[here].clone()
+        other.visible = self.visible[here, ..., :length].clone()
+        other.offsets = None if self.offsets is None else self.offsets[here].clone()
+        other._rows = self._rows[:1]
+        return other
+
+    def empty(self, rows: Tensor) -> None:
+        """Forgets what the rows of this mask hold; what they are given next stands in front."""
+        self.lengths = self.lengths.masked_fill(rows, 0)
+        self.longest = int(self.lengths.max())

@@ -10,7 +10,13 @@ from fourstage.objectives.objective import Metrics, metric_sums
 
 
 def policy_metrics(
-    micro: Batch, cells: Tensor, logprobs: Tensor, ratio: Tensor, cut: Tensor, entropies: Tensor
+    micro: Batch,
+    cells: Tensor,
+    logprobs: Tensor,
+    old: Tensor,
+    ratio: Tensor,
+    cut: Tensor,
+    entropies: Tensor,
 ) -> Metrics:
     """Means over trained tokens, as (sum, count).
 
@@ -18,9 +24,11 @@ def policy_metrics(
     `approx_kl_k1` and `approx_kl_k3` from the old policy to this one; `clip_fraction`; `entropy`;
     `kl_k1`, `kl_k3` to the reference and `rollout_gap` |old - rollout log-probability| where the
     batch has those streams. All in nats a token.
+
+    Args:
+        logprobs, old: [tokens] of the policy now, and of the one that is learned from.
     """
     streams = micro.streams
-    old = streams["old_logprobs"][cells]
     now = logprobs.detach()
     values = {
         "ratio": ratio,

@@ -48,6 +48,9 @@ class PolicyGradient:
         pretraining_mix: above 0, documents of pretraining text may be in the batch: cells with
             `mix_weights` (and `loss_weights` 0) add `-pretraining_mix` times their mean
             log-probability at temperature 1, the PPO-ptx of InstructGPT (eq. 2).
+        on_policy: whether nothing was updated since the responses were drawn. Then the old
+            log-probabilities are those of the pass itself, `old_logprobs` is not read, and every
+            ratio is exactly 1.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class PolicyGradient:
         value_clip: float | None = 0.2,
         value_coefficient: float = 0.1,
         pretraining_mix: float = 0.0,
+        on_policy: bool = False,
     ):
         algorithm.check()
         self.algorithm = algorithm
@@ -70,6 +74,7 @@ class PolicyGradient:
         self.value_clip = value_clip
         self.value_coefficient = value_coefficient
         self.pretraining_mix = pretraining_mix
+        self.on_policy = on_policy
 
     def counts(self, batch: Batch) -> dict[str, float]:
         trained = float(batch.streams["loss_weights"].sum())
@@ -101,9 +106,12 @@ class PolicyGradient:
             policy.plain_head,
             entropy_gradient=bool(self.entropy_coefficient),
         )
+        if self.on_policy:
+            streams["old_logprobs"] = logprobs.detach()
         trained = Trained.of(micro, cells)
         loss, ratio, cut, metrics = self._policy_losses(logprobs, streams, trained)
-        metrics |= policy_metrics(micro, cells, logprobs, ratio, cut, entropies)
+        old = streams["old_logprobs"]
+        metrics |= policy_metrics(micro, cells, logprobs, old, ratio, cut, entropies)
         if self.kl_coefficient:
             loss = loss + self.kl_coefficient * self._kl_losses(logprobs, streams, trained)
         sums = {"policy": self._total(loss, weights, trained)}

@@ -158,6 +158,14 @@ class RL(Stage):
         return algorithm_of(self.algorithm, **changes)
 
     @property
+    def is_on_policy(self) -> bool:
+        """Whether each update learns from what the policy drew just before, and no reward asks how
+        likely that was: then the pass of the update tells it. Of a resolved section."""
+        row = self.row()
+        pays = row.kl == "reward" and row.needs_reference
+        return self.epochs == 1 and self.minibatches == 1 and not pays
+
+    @property
     def needs_critic(self) -> bool:
         return not learns_otherwise(self) and self.row().needs_critic
 

@@ -67,6 +67,7 @@ def objective_of(section: RL) -> Objective:
         section.value_clip,
         section.value_coefficient,
         section.pretraining_mix,
+        section.is_on_policy,
     )
     return CriticFirst(objective) if section.value_warmup else objective
 

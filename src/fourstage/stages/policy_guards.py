@@ -18,6 +18,8 @@ from fourstage.training.guards import GuardFailed, first_ratio_is_one
 # rollouts are computed in other portions than updates.
 _RATIO_TOLERANCE = {"cpu": 1e-5, "mps": 1e-4}
 _RATIO_TOLERANCE_BF16, _RATIO_TOLERANCE_FP8 = 0.1, 1.0
+# As drawn, a token at a time, log-probabilities come from products of other shapes.
+_AS_DRAWN = 10.0
 
 
 def guards(context: StageContext) -> list[Guard]:
@@ -27,7 +29,10 @@ def guards(context: StageContext) -> list[Guard]:
         assert isinstance(module, ActorCritic)
         return logprobs(module.policy, batch, context.section.temperature)
 
-    return [trains_responses, first_ratio_is_one(policy_logprobs, ratio_tolerance(context.device))]
+    tolerance = ratio_tolerance(context.device)
+    if context.section.is_on_policy:
+        tolerance *= _AS_DRAWN
+    return [trains_responses, first_ratio_is_one(policy_logprobs, tolerance)]
 
 
 def ratio_tolerance(device: torch.device) -> float:

@@ -127,22 +127,29 @@ class RolloutSource(Iterations):
         reference.load_state_dict(self._reference)
 
     def _add_logprobs(self, batch: Batch, responses: Sequence[Response]) -> None:
-        """Log-probabilities under the policy now, the reference, and as they were drawn; values."""
+        """Log-probabilities under the policy now, the reference, and as they were drawn; values.
+
+        Where the update's own pass tells how likely the responses are to the policy, those that
+        they were drawn with stand for it: a forward pass less.
+        """
         temperature, streams = self.section.temperature, batch.streams
         policy, critic = self.players.trained.policy, self.players.trained.critic
         reference = self.players.reference
-        streams["old_logprobs"] = of_each(
-            self.group, batch, lambda part: trained_logprobs(policy, part, temperature)
-        )
-        if reference is not None:
-            streams["ref_logprobs"] = of_each(
-                self.group, batch, lambda part: trained_logprobs(reference, part, temperature)
-            )
         drawn = torch.from_numpy(np.concatenate([each.logprobs for each in responses]))
         trained = streams["loss_weights"] != 0
         streams["rollout_logprobs"] = torch.zeros(batch.cells).masked_scatter(
             trained, drawn.float()
         )
+        if self.section.is_on_policy:
+            streams["old_logprobs"] = streams["rollout_logprobs"].clone()
+        else:
+            streams["old_logprobs"] = of_each(
+                self.group, batch, lambda part: trained_logprobs(policy, part, temperature)
+            )
+        if reference is not None:
+            streams["ref_logprobs"] = of_each(
+                self.group, batch, lambda part: trained_logprobs(reference, part, temperature)
+            )
         if critic is not None:
             streams["old_values"] = of_each(
                 self.group, batch, lambda part: trained_values(critic, part)
