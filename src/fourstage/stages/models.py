@@ -55,6 +55,8 @@ _SHOWN = (
     "gold_reward_sft",
     "gold_reward",
     "gold_reward_ceiling",
+    "accuracy_sft",
+    "accuracy",
     "kl",
 )
 

@@ -3,8 +3,9 @@
 Starts from the chat model, with the reward model frozen where one is asked. Policy optimisation
 (`stages/policy.py`) and the best of several responses (`stages/distilling.py`) read data/rl; losses
 on comparisons (`stages/preference.py`) read data/reward and need no reward model. All are measured
-on held-out prompts by gold reward before and after, against the best that exists, and by the
-distance moved. Gold is measured only: nothing in the stage reads it to stop, select or set a thing.
+on held-out prompts by gold reward before and after, against the best that exists, by the share of
+right answers where a reward can tell, and by the distance moved. Gold is measured only: nothing in
+the stage reads it to stop, select or set a thing.
 """
 
 from __future__ import annotations
@@ -175,7 +176,8 @@ def _before(context: StageContext, players: Players, held_out: HeldOut, judge: J
     model = players.reference or players.trained.policy
     responses = context.chat(model).respond([t.prompt for t in tasks], 1.0, "gold")
     numbers = gold_ceiling(tasks).update(gold_rewards("gold_reward_sft", tasks, responses))
-    return numbers.update(judge.alone().measured("_sft", tasks, responses))
+    numbers.update(judge.alone().measured("_sft", tasks, responses))
+    return numbers.update(_accuracy("accuracy_sft", context, model, tasks, judge))
 
 
 def _after(context: StageContext, players: Players, held_out: HeldOut, judge: Judge) -> Numbers:
@@ -184,9 +186,20 @@ def _after(context: StageContext, players: Players, held_out: HeldOut, judge: Ju
     responses = context.chat(policy).respond([task.prompt for task in tasks], 1.0, "gold")
     numbers = gold_rewards("gold_reward", tasks, responses)
     numbers.update(judge.alone().measured("", tasks, responses))
+    numbers.update(_accuracy("accuracy", context, policy, tasks, judge))
     numbers.add_means("kl", kl_per_response(policy, _chat_model(context, players), responses))
     numbers.add_means("response_tokens", [len(each.tokens) for each in responses])
     return numbers.add_means("finished", [each.finished for each in responses])
+
+
+def _accuracy(
+    name: str, context: StageContext, model: Transformer, tasks: list[Task], judge: Judge
+) -> Numbers:
+    """The share of right greedy responses; nothing where no reward tells right from wrong."""
+    if not judge.checkers:
+        return Numbers()
+    responses = context.chat(model).respond([task.prompt for task in tasks])
+    return judge.alone().accuracy(name, tasks, responses)
 
 
 def _diversity(context: StageContext, players: Players, held_out: HeldOut) -> Numbers:
