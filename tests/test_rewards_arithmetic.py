@@ -9,6 +9,7 @@ import pytest
 
 from fourstage.data.shapes import recognise
 from fourstage.errors import InputError
+from fourstage.recipe import load
 from fourstage.rewards.arithmetic import (
     SHAPES,
     Shape,
@@ -117,6 +118,17 @@ def test_the_command_writes_text_and_demonstrations_that_training_reads(tmp_path
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         assert len(rows) == count
         assert {recognise(row, "f:1").kind for row in rows} == {kind}
+
+
+def test_the_course_is_what_the_shipped_recipe_reads(tmp_path) -> None:
+    data = load("sums").data
+    folder = tmp_path / "sums"
+    main([str(folder / "prompts.jsonl"), "--course", "--text-count", "100"])
+    named = {data.pretrain, data.sft, data.prompts}
+    assert {f"sums/{path.name}" for path in folder.iterdir()} == named
+    rows = [json.loads(line) for line in (folder / "demonstrations.jsonl").read_text().splitlines()]
+    right = sum(str(eval(row["prompt"][:-1])) == row["completion"] for row in rows) / len(rows)
+    assert right < 0.5
 
 
 @pytest.mark.parametrize(

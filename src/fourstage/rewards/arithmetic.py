@@ -5,11 +5,11 @@
 makes `data.prompts` for a reward of kind `math`. Which sums are held out depends on their terms
 alone, so no training file, of whatever seed, has one of a held-out file.
 
-    python -m fourstage.rewards.arithmetic sums/prompts.jsonl \
-        --text sums/text.jsonl --demonstrations sums/demonstrations.jsonl --careless 0.7
+    python -m fourstage.rewards.arithmetic sums/prompts.jsonl --course
 
-makes the text and the demonstrations of the stages before it as well, of other sums than those that
-are asked, which depends on the sum alone, too. A careless hand forgets to carry.
+writes the text and the demonstrations of the stages before it as well, as the shipped recipe `sums`
+reads them. They are of other sums than those that are asked, which depends on the terms alone, too.
+A careless hand forgets to carry.
 """
 
 from __future__ import annotations
@@ -33,6 +33,15 @@ Split = Literal["train", "held_out", "shown"]
 _HELD_OUT = 10
 # Sums in a document of the text.
 _DOCUMENT = 8
+# What `--course` stands for: most of what there is of sums of two numbers below 100.
+_COURSE = {
+    "count": 2200,
+    "demonstrations_count": 2000,
+    "careless": 0.75,
+    "operations": "+",
+    "terms": 2,
+    "largest": 99,
+}
 
 
 @dataclass(frozen=True)
@@ -198,7 +207,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--terms", type=int, help="how many at most")
     parser.add_argument("--largest", type=int, help="number in a sum")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--course",
+        action="store_true",
+        help="all that the shipped recipe `sums` reads: text.jsonl and demonstrations.jsonl beside "
+        "FILE, of careless sums of two numbers below 100",
+    )
     given = parser.parse_args(arguments)
+    if given.course:
+        names = ("text", "demonstrations")
+        beside = {name: given.file.with_name(f"{name}.jsonl") for name in names}
+        parser.set_defaults(**_COURSE, **beside)
+        given = parser.parse_args(arguments)
     try:
         for path, rows, what in _files(given):
             print(f"{path}: {files.write_lines(path, rows):,} {what}")
