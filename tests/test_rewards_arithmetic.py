@@ -9,7 +9,17 @@ import pytest
 
 from fourstage.data.shapes import recognise
 from fourstage.errors import InputError
-from fourstage.rewards.arithmetic import SHAPES, Shape, main, sums
+from fourstage.recipe import load
+from fourstage.rewards.arithmetic import (
+    SHAPES,
+    Shape,
+    demonstrations,
+    documents,
+    main,
+    sums,
+    unordered,
+    without_carry,
+)
 from fourstage.rewards.contracts import Item
 from fourstage.rewards.maths import Numbers
 
@@ -30,6 +40,46 @@ def test_held_out_sums_are_none_of_the_training_ones_of_any_seed() -> None:
     held_out = {row["prompt"] for seed in range(3) for row in sums(seed, "held_out", 300)}
     for seed in range(10):
         assert held_out.isdisjoint(row["prompt"] for row in sums(seed, "train", 2000))
+
+
+def test_terms_in_another_order_are_the_same_sum() -> None:
+    small = [Shape("+", 2, 2, 30)]
+    asked = [unordered(row["prompt"][:-1]) for row in sums(0, "train", 400, small)]
+    held_out = {unordered(row["prompt"][:-1]) for row in sums(1, "held_out", 30, small)}
+    assert len(set(asked)) == 400 and held_out.isdisjoint(asked)
+    assert unordered("17+5") == unordered("5+17") and unordered("17-5") != unordered("5-17")
+
+
+def test_text_and_demonstrations_hold_no_sum_that_is_asked() -> None:
+    small = [Shape("+", 2, 2, 99)]
+    shown = {row["prompt"][:-1] for row in demonstrations(0, 500, small)}
+    lines = [line for row in documents(0, 500, small) for line in row["text"].split("\n")]
+    assert len(lines) == 4000
+    shown |= {line.partition("=")[0] for line in lines}
+    shown = {unordered(each) for each in shown}
+    for seed in range(3):
+        asked = list(sums(seed, "train", 1500, small, unlike_shown=True))
+        asked += sums(seed, "held_out", 300, small)
+        assert shown.isdisjoint(unordered(row["prompt"][:-1]) for row in asked)
+
+
+def test_a_careful_hand_is_right_and_a_careless_one_forgets_to_carry() -> None:
+    small = [Shape("+", 2, 2, 99)]
+    for row in demonstrations(0, 200, small):
+        assert str(eval(row["prompt"][:-1])) == row["completion"]
+    written = list(demonstrations(0, 1000, small, careless=0.7))
+    told = [(row["prompt"][:-1], int(row["completion"])) for row in written]
+    wrong = [(asked, said) for asked, said in told if said != eval(asked)]
+    assert all(said == without_carry(asked) for asked, said in wrong)
+    carried = [asked for asked, _ in told if without_carry(asked) != eval(asked)]
+    assert 0.6 < len(wrong) / len(carried) < 0.8
+
+
+@pytest.mark.parametrize(
+    ("expression", "result"), [("17+5", 12), ("17+2", 19), ("95+15", 0), ("9+9+9", 7), ("0+0", 0)]
+)
+def test_without_carry(expression, result) -> None:
+    assert without_carry(expression) == result
 
 
 def test_sums_are_a_function_of_the_seed() -> None:
@@ -58,8 +108,39 @@ def test_the_command_writes_files_that_are_prompts_with_ground_truth(tmp_path, c
             assert Numbers().score([item])[0].score == 1.0
 
 
+def test_the_command_writes_text_and_demonstrations_that_training_reads(tmp_path, capsys) -> None:
+    asked, text, shown = (tmp_path / f"{name}.jsonl" for name in ("asked", "text", "shown"))
+    main([str(asked), "--count", "50", "--operations", "+", "--terms", "2", "--largest", "50",
+          "--text", str(text), "--text-count", "20", "--demonstrations", str(shown),
+          "--demonstrations-count", "30", "--careless", "0.5"])  # fmt: skip
+    assert "20 documents" in capsys.readouterr().out
+    for path, count, kind in ((text, 20, "text"), (shown, 30, "dialogue"), (asked, 50, "prompt")):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert len(rows) == count
+        assert {recognise(row, "f:1").kind for row in rows} == {kind}
+
+
+def test_the_course_is_what_the_shipped_recipe_reads(tmp_path) -> None:
+    data = load("sums").data
+    folder = tmp_path / "sums"
+    main([str(folder / "prompts.jsonl"), "--course", "--text-count", "100"])
+    named = {data.pretrain, data.sft, data.prompts}
+    assert {f"sums/{path.name}" for path in folder.iterdir()} == named
+    rows = [json.loads(line) for line in (folder / "demonstrations.jsonl").read_text().splitlines()]
+    right = sum(str(eval(row["prompt"][:-1])) == row["completion"] for row in rows) / len(rows)
+    assert right < 0.5
+
+
 @pytest.mark.parametrize(
-    "arguments", [["--operations", "/"], ["--terms", "1"], ["--largest", "0"], ["--operations", ""]]
+    "arguments",
+    [
+        ["--operations", "/"],
+        ["--terms", "1"],
+        ["--largest", "0"],
+        ["--operations", ""],
+        ["--careless", "0.5"],
+        ["--operations", "+", "--careless", "2"],
+    ],
 )
 def test_shapes_that_are_none_are_told(arguments, tmp_path) -> None:
     with pytest.raises(SystemExit, match="error: "):

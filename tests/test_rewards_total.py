@@ -281,3 +281,22 @@ def test_the_usual_format_is_thought_then_answer() -> None:
     with rewards:
         rewards.start(print)
         assert rewards.score([Item("?", text) for text in (good, *bad)]).scores == [1.0] + [0.0] * 6
+
+
+def test_right_is_a_full_mark_and_a_fault_is_none():
+    told = [Outcome(1.0), Outcome(0.5), Outcome(0.0), Outcome(fault="late"), Outcome()]
+    judged = Rewards([Part("it", Told(lambda item: told[int(item.response)]))]).score(
+        [Item("?", str(number)) for number in range(5)]
+    )
+    assert judged.right("it") == [True, False, False, False]
+
+
+def test_some_parts_alone_are_asked_without_being_started_again():
+    asked: list[str] = []
+
+    def noted(name: str) -> Part:
+        return Part(name, Told(lambda item: asked.append(name) or Outcome(1.0)))
+
+    with Rewards([noted("a"), noted("b")]) as rewards:
+        judged = rewards.only(["b"]).score([Item("?", "x")])
+    assert list(judged.outcomes) == ["b"] and asked == ["b"]

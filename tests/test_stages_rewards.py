@@ -93,6 +93,26 @@ def test_rewards_alone_need_no_reward_model(finished, tmp_path):
     assert read_json(run / "run.json")["stages"]["rl"]["inputs"]["parents"].keys() == {"from"}
 
 
+def test_right_answers_are_counted_greedy_and_sampled_by_the_part_that_weighs_most(run, tmp_path):
+    parts = (
+        "[{kind: exact, weight: 0.5}, {kind: regex, name: short, pattern: '^.{0,400}$'}, length]"
+    )
+    go_on(run, "rl.algorithm=grpo", f"data.prompts={prompts(tmp_path)}", f"rl.rewards={parts}")
+    found = results(run, "rl")
+    metrics = found["metrics"]
+    for name in ("accuracy_sft", "accuracy", "sampled_accuracy_sft", "sampled_accuracy"):
+        # No answer of a tiny model is that long, and none is a sum.
+        assert metrics[name] == metrics[f"{name}/short"] == 1.0
+        assert metrics[f"{name}/exact"] == 0.0
+        assert found["intervals"][name] == [1.0, 1.0]
+    page = (run / "report.html").read_text("utf-8")
+    assert "RL right answers" in page
+
+
+def test_without_a_part_that_checks_nothing_is_called_right(finished):
+    assert not [name for name in results(finished, "rl")["metrics"] if "accuracy" in name]
+
+
 def test_a_function_that_changes_repeats_reinforcement_learning_alone(run, tmp_path):
     told = (*GROUPS, f"data.prompts={prompts(tmp_path)}", own(tmp_path))
     go_on(run, *told)

@@ -49,9 +49,9 @@ def _numbers(name: str) -> str:
     recipe, _ = resolve(load(name))
     config, rl = model_config(recipe), recipe.rl
     pairs = (recipe.reward.steps or 0) * (recipe.reward.pairs_per_step or 0)
+    compared = f"{compact(pairs)} comparisons, " if rl.needs_reward_model else ""
     return (
         f"{parameters(config)}, context {config.context:,}; "
         f"{compact(recipe.pretrain.tokens)} tokens of text, {compact(recipe.sft.tokens)} of "
-        f"demonstrations, {compact(pairs)} comparisons, {compact(rl.episodes)} episodes of "
-        f"{rl.algorithm.upper()}"
+        f"demonstrations, {compared}{compact(rl.episodes)} episodes of {rl.algorithm.upper()}"
     )

@@ -19,6 +19,7 @@ _LINES = {
     "rl": (
         ("gold reward", "gold_reward", "ceiling", "gold_reward_ceiling"),
         ("before", "gold_reward_sft", "", ""),
+        ("right answers", "accuracy", "before", "accuracy_sft"),
         ("KL", "kl", "", ""),
     ),
 }

@@ -213,6 +213,11 @@ PARTS_BY_KIND: dict[str, type[RewardPart]] = {
     part.model_fields["kind"].default: part for part in get_args(AnyPart)
 }
 
+# Kinds whose number says whether a response is right: 1 is, whatever is less is not.
+CHECKERS = frozenset(
+    ("math", "exact", "regex", "format", "choice", "json_schema", "constraints", "code")
+)
+
 
 def _known(value: Any) -> Any:
     """One part as keys, of which all are known; a kind alone has its defaults.

@@ -87,6 +87,17 @@ class Judged:
             numbers[f"reward_faults/{name}"] = float(sum(bool(each.fault) for each in outcomes))
         return numbers
 
+    def right(self, name: str) -> list[bool]:
+        """Whether each response got a 1 of a part, or more; those it says nothing of are left out.
+
+        A fault is no right answer.
+        """
+        return [
+            each.score is not None and each.score >= 1
+            for each in self.outcomes[name]
+            if each.fault or each.score is not None
+        ]
+
     def faults(self) -> Counter[str]:
         """How many responses have each fault, by `NAME: reason`."""
         return Counter(
@@ -156,6 +167,11 @@ class Rewards:
             for index in range(len(items))
         ]
         return Judged([float(each) for each in sums], outcomes)
+
+    def only(self, names: Iterable[str]) -> Rewards:
+        """The parts of these names, as they were started."""
+        chosen = set(names)
+        return Rewards([part for part in self.parts if part.name in chosen])
 
     def close(self) -> None:
         for part in self.parts:

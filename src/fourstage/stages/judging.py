@@ -27,6 +27,7 @@ from fourstage.evaluation.steps import (
 )
 from fourstage.model.transformer import Transformer
 from fourstage.parallel.group import Group
+from fourstage.recipe.rewards import CHECKERS
 from fourstage.recipe.rl import PLACING, RL
 from fourstage.rewards.building import build
 from fourstage.rewards.contracts import Item, Outcome, item_of
@@ -105,6 +106,13 @@ class Judge:
     def has_parts(self) -> bool:
         """Whether anything but a reward model is asked."""
         return any(part.kind != _MODEL for part in self.section.rewards)
+
+    @property
+    def checkers(self) -> list[str]:
+        """Names of the parts that tell right from wrong, the one that weighs most first."""
+        found = [part for part in self.section.rewards if part.kind in CHECKERS]
+        found.sort(key=lambda part: -part.weight)
+        return [part.name or part.kind for part in found]
 
     @property
     def can_judge(self) -> bool:
@@ -202,8 +210,8 @@ class Judge:
     def measured(
         self, suffix: str, tasks: Sequence[Task], responses: Sequence[Response]
     ) -> Numbers:
-        """Means over held-out responses, with intervals: `proxy_reward` and each part's; nothing
-        where there is nobody to judge."""
+        """Means over held-out responses, with intervals: `proxy_reward`, each part's and the
+        accuracy by those that check; nothing where there is nobody to judge."""
         if not self.can_judge:
             return Numbers()
         judged = self(tasks, responses)
@@ -212,6 +220,25 @@ class Judge:
             told = [each.score for each in outcomes if each.score is not None]
             if told:
                 found.add_means(f"reward_part{suffix}/{name}", told)
+        return found.update(self._accuracy(f"sampled_accuracy{suffix}", judged))
+
+    def accuracy(self, name: str, tasks: Sequence[Task], responses: Sequence[Response]) -> Numbers:
+        """The share that is right by the parts that check, which alone are asked."""
+        items = [
+            item_of(task, each.text, self.ended(each), len(each.tokens))
+            for task, each in zip(tasks, responses, strict=True)
+        ]
+        return self._accuracy(name, self.rewards.only(self.checkers).score(items))
+
+    def _accuracy(self, name: str, judged: Judged) -> Numbers:
+        """`name` by the checker that weighs most, and `name/PART` by each of several."""
+        found, checkers = Numbers(), self.checkers
+        for index, part in enumerate(checkers):
+            right = judged.right(part)
+            if index == 0:
+                found.add_means(name, right)
+            if len(checkers) > 1:
+                found.add_means(f"{name}/{part}", right)
         return found
 
 

@@ -63,6 +63,8 @@ _SHOWN = (
     "gold_reward_sft",
     "gold_reward",
     "gold_reward_ceiling",
+    "accuracy_sft",
+    "accuracy",
     "kl",
 )
 

@@ -3,8 +3,9 @@
 Starts from the chat model, with the reward model frozen where one is asked. Policy optimisation
 (`stages/policy.py`) and the best of several responses (`stages/distilling.py`) read data/rl; losses
 on comparisons (`stages/preference.py`) read data/reward and need no reward model. All are measured
-on held-out prompts by gold reward before and after, against the best that exists, and by the
-distance moved. Gold is measured only: nothing in the stage reads it to stop, select or set a thing.
+on held-out prompts by gold reward before and after, against the best that exists, by the share of
+right answers where a reward can tell, and by the distance moved. Gold is measured only: nothing in
+the stage reads it to stop, select or set a thing.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from fourstage.evaluation.alignment import (
 )
 from fourstage.evaluation.drift import beside_demonstrations, drift, familiar, leads
 from fourstage.evaluation.estimates import Numbers
+from fourstage.evaluation.responses import Response
 from fourstage.evaluation.scoring import scores
 from fourstage.evaluation.success import task_success
 from fourstage.interchange.rewards import judges_steps, members_of
@@ -223,16 +225,27 @@ def _before(context: StageContext, players: Players, held_out: HeldOut, judge: J
     responses = context.chat(model).respond([t.prompt for t in tasks], 1.0, "gold")
     numbers = gold_ceiling(tasks).update(gold_rewards("gold_reward_sft", tasks, responses))
     numbers.update(judge.alone().measured("_sft", tasks, responses))
-    scorer = players.reward_model
-    if scorer is None or not responses:
-        return numbers
+    numbers.update(_accuracy("accuracy_sft", context, model, tasks, judge))
+    if players.reward_model is not None and responses:
+        numbers.update(_familiarity(context, players, tasks, responses, judge))
+    return numbers
+
+
+def _familiarity(
+    context: StageContext,
+    players: Players,
+    tasks: list[Task],
+    responses: list[Response],
+    judge: Judge,
+) -> Numbers:
+    """What the reward model's scores follow before anything is trained on them, and their range."""
+    model, section = players.reward_model, context.section
     found = judge.alone().learned(responses).scores
-    numbers.update(leads("_sft", found, tasks, responses))
-    if not np.isfinite(found).all():
-        return numbers
-    known = familiar(scorer, context.tokenizer, responses)
-    compared = compared_scores(context, scorer) if context.section.step_rewards is None else None
-    numbers.extra["familiar"] = told_of(known, found, compared)
+    numbers = leads("_sft", found, tasks, responses)
+    if np.isfinite(found).all():
+        known = familiar(model, context.tokenizer, responses)
+        compared = compared_scores(context, model) if section.step_rewards is None else None
+        numbers.extra["familiar"] = told_of(known, found, compared)
     return numbers
 
 
@@ -242,6 +255,7 @@ def _after(context: StageContext, players: Players, held_out: HeldOut, judge: Ju
     responses = context.chat(policy).respond([task.prompt for task in tasks], 1.0, "gold")
     numbers = gold_rewards("gold_reward", tasks, responses)
     numbers.update(judge.alone().measured("", tasks, responses))
+    numbers.update(_accuracy("accuracy", context, policy, tasks, judge))
     numbers.add_means("kl", kl_per_response(policy, _chat_model(context, players), responses))
     numbers.add_means("response_tokens", [len(each.tokens) for each in responses])
     numbers.add_means("finished", [each.finished for each in responses])
@@ -266,6 +280,16 @@ def _beside_demonstrations(context: StageContext, players: Players) -> Numbers:
     drawn = reward_rows(context.tokenizer, responses)
     model = players.reward_model
     return beside_demonstrations(scores(model, [rows[n] for n in fits]), scores(model, drawn))
+
+
+def _accuracy(
+    name: str, context: StageContext, model: Transformer, tasks: list[Task], judge: Judge
+) -> Numbers:
+    """The share of right greedy responses; nothing where no reward tells right from wrong."""
+    if not judge.checkers:
+        return Numbers()
+    responses = context.chat(model).respond([task.prompt for task in tasks])
+    return judge.alone().accuracy(name, tasks, responses)
 
 
 def _diversity(context: StageContext, players: Players, held_out: HeldOut) -> Numbers:

@@ -249,6 +249,7 @@ def _scores(run: RunFiles) -> list[list[Any] | None]:
             "",
         ),
         _score("RL gold reward", before, gold, best, way),
+        _score("RL right answers", rl.number("accuracy_sft"), rl.number("accuracy"), None, ""),
         _score("RL task success", sft.number("task_success"), rl.number("task_success"), None, ""),
     ]
 

@@ -63,6 +63,9 @@ def _words(run: RunFiles, stage: StageFiles) -> Markup | None:
         parts += [". "]
     if kl:
         parts += ["The policy ends at ", measured(kl, 2), " nats a response from the SFT model. "]
+    right, were = stage.number("accuracy"), stage.number("accuracy_sft")
+    if right and were:
+        parts += ["Right greedy answers: ", measured(right), " after ", measured(were), ". "]
     success, sft = stage.number("task_success"), run["sft"].number("task_success")
     if success and sft:
         parts += [
