@@ -227,19 +227,19 @@ def _before(context: StageContext, players: Players, held_out: HeldOut, judge: J
     numbers.update(judge.alone().measured("_sft", tasks, responses))
     numbers.update(_accuracy("accuracy_sft", context, model, tasks, judge))
     if players.reward_model is not None and responses:
-        numbers.update(_familiarity(context, players, tasks, responses, judge))
+        numbers.update(_familiarity(context, players.reward_model, tasks, responses, judge))
     return numbers
 
 
 def _familiarity(
     context: StageContext,
-    players: Players,
+    model: Transformer,
     tasks: list[Task],
     responses: list[Response],
     judge: Judge,
 ) -> Numbers:
     """What the reward model's scores follow before anything is trained on them, and their range."""
-    model, section = players.reward_model, context.section
+    section = context.section
     found = judge.alone().learned(responses).scores
     numbers = leads("_sft", found, tasks, responses)
     if np.isfinite(found).all():
