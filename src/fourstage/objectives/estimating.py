@@ -59,10 +59,16 @@ class Scored:
         return self.algorithm.kl == "reward" and self.kl_coefficient > 0
 
     def token_rewards(self, scores: Tensor) -> Tensor:
-        """[cells] the KL's price at each trained cell, and the score at the last one."""
+        """[cells] the KL's price at each trained cell, and the score at the last one.
+
+        With the stream `turn_rewards`, what it has stands where it has it, and the rest of the
+        score (what was taken off or added beside the turns) at the last one.
+        """
         s = self.batch.streams
-        old = s["old_logprobs"]
-        return rewards_with_kl(
+        old, turns = s["old_logprobs"], s.get("turn_rewards")
+        if turns is not None:
+            scores = scores - document_sums(turns, self.batch)
+        found = rewards_with_kl(
             scores,
             old,
             s["ref_logprobs"] if self.pays else old,
@@ -71,6 +77,7 @@ class Scored:
             self.kl_coefficient if self.pays else 0.0,
             ESTIMATORS[self.algorithm.kl_estimator],
         )
+        return found if turns is None else found + turns
 
     def response_rewards(self) -> Tensor:
         """[documents] the score less the price of all the response's tokens."""

@@ -15,6 +15,7 @@ import torch
 from fourstage import kernels, precision
 from fourstage.data.prepared import PreparedData
 from fourstage.devices import memory_of
+from fourstage.environments import building as environments
 from fourstage.errors import FourstageError, InputError, Interrupted
 from fourstage.files import explained, read_json, write_json, write_text
 from fourstage.interchange import exportable
@@ -201,6 +202,8 @@ class Runner:
         rl = self.recipe.rl
         if stage == "reward" and rl.reward_model is None and reads_comparisons(rl):
             return f"{rl.algorithm} learns from comparisons themselves"
+        if stage == "reward" and rl.environment is not None:
+            return "rl.environment gives the rewards"
         if stage == "reward" and not rl.needs_reward_model:
             return "rl.rewards ask no reward model"
         return "a model from outside takes its place"
@@ -239,8 +242,13 @@ class Runner:
             "data": self.datasets.key(stage),
             "parents": parents,
         }
-        functions = own_files(self.recipe.rl.rewards) if stage == "rl" else {}
-        return found | ({"rewards": functions} if functions else {})
+        if stage != "rl":
+            return found
+        own = {
+            "rewards": own_files(self.recipe.rl.rewards),
+            "environment": environments.own_files(self.recipe.rl.environment),
+        }
+        return found | {name: files for name, files in own.items() if files}
 
     def _keep(self, stage: str) -> None:
         self.resolved(stage)
@@ -260,7 +268,7 @@ class Runner:
         Raises:
             InputError: one cannot work, or cannot judge some rows.
         """
-        if self.group.writes and "rl" in working[1:] and self.recipe.rl.rewards:
+        if self.group.writes and "rl" in working[1:] and self.recipe.rl.asks_others:
             tasks = PreparedData.open(self.folder).tasks("rl", "train")
             check_rewards(self.datasets.resolved()[0].rl, tasks, self.say)
         self.group.any(False)

@@ -23,7 +23,7 @@ from fourstage.recipe.preference import (
     reads_comparisons,
 )
 from fourstage.recipe.rewards import RewardParts
-from fourstage.recipe.stage import Stage
+from fourstage.recipe.rollouts import Rollouts, faults_of_rollouts
 
 # What a recipe may change of an algorithm's row, by the row's own names.
 _OF_THE_ROW = {
@@ -54,7 +54,7 @@ def _known(algorithm: str) -> str:
     return algorithm
 
 
-class RL(Stage):
+class RL(Rollouts):
     """Policy optimisation against a reward model, other rewards, or both; or a loss on comparisons,
     or the best of its own responses (`recipe/preference.py`).
 
@@ -145,7 +145,8 @@ class RL(Stage):
             changes |= {"clip_low": self.clip_range, "clip_high": self.clip_range}
         row = ALGORITHMS[self.algorithm]
         if changes.get("aggregation", row.aggregation) == "constant":
-            changes["constant_length"] = self.max_new_tokens or 1
+            turns = self.environment.turns if self.environment is not None else 1
+            changes["constant_length"] = turns * (self.max_new_tokens or 1)
         return algorithm_of(self.algorithm, **changes)
 
     @property
@@ -163,8 +164,13 @@ class RL(Stage):
         return asks_reference(self) if learns_otherwise(self) else self.row().needs_reference
 
     @property
+    def asks_others(self) -> bool:
+        """Whether anything but a reward model gives numbers."""
+        return bool(self.rewards) or self.environment is not None
+
+    @property
     def needs_reward_model(self) -> bool:
-        if reads_comparisons(self):
+        if reads_comparisons(self) or self.environment is not None:
             return False
         return not self.rewards or any(part.kind == "model" for part in self.rewards)
 
@@ -173,7 +179,7 @@ class RL(Stage):
         found = faults(self)
         if not learns_otherwise(self):
             found += self._of_the_row()
-        found += [*self._of_rollouts(), *self._of_rewards()]
+        found += [*self._of_rollouts(), *faults_of_rollouts(self), *self._of_rewards()]
         if not learns_otherwise(self):
             found += self._of_a_correction()
             found = found or [*self._of_models()]
@@ -225,7 +231,7 @@ class RL(Stage):
     def _of_rewards(self) -> Iterator[str]:
         if self.rewards and not any(part.weight for part in self.rewards):
             yield "rewards have no part with a weight above 0: nothing would be learned"
-        if self.needs_reward_model or reads_comparisons(self):
+        if self.needs_reward_model or reads_comparisons(self) or self.environment is not None:
             return
         told = {"reward_model": self.reward_model} if self.reward_model is not None else {}
         if self.missing_end_penalty != _MISSING_END:

@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from fourstage.environments.building import build as environments_of
+from fourstage.environments.contracts import told
+from fourstage.environments.hosting import Environments
 from fourstage.evaluation.alignment import reward_rows
 from fourstage.evaluation.estimates import Numbers
 from fourstage.evaluation.responses import Response
@@ -26,6 +29,7 @@ from fourstage.recipe.rl import RL
 from fourstage.rewards.building import build
 from fourstage.rewards.contracts import Item, Outcome, item_of
 from fourstage.rewards.total import Judged, Rewards
+from fourstage.stages import playing
 from fourstage.tasks import Task
 
 if TYPE_CHECKING:
@@ -54,8 +58,11 @@ class Judge:
     group: Group = field(default_factory=Group)
     missing_end: float | None = None
     rewards: Rewards = field(init=False)
+    environments: Environments | None = field(init=False)
 
     def __post_init__(self) -> None:
+        environment = self.section.environment
+        self.environments = environments_of(environment) if environment is not None else None
         self.rewards = build(self.section.rewards, self.section.max_new_tokens or 1)
 
     def __enter__(self) -> Judge:
@@ -68,6 +75,8 @@ class Judge:
         trace: TracebackType | None,
     ) -> None:
         self.rewards.close()
+        if self.environments is not None:
+            self.environments.close()
 
     def start(self, tasks: Sequence[Task], say: Callable[[str], None] = print) -> None:
         """Gets the parts ready, on the process that asks them, and has them look at the rows.
@@ -78,6 +87,8 @@ class Judge:
         if self.group.writes and self.section.rewards:
             self.rewards.start(say)
             self.rewards.check(item_of(task, "", True, 0) for task in tasks)
+        if self.group.writes and self.environments is not None:
+            self.environments.start(say, [told(task) for task in tasks[:1]])
 
     @property
     def has_parts(self) -> bool:
@@ -92,11 +103,13 @@ class Judge:
     def alone(self) -> Judge:
         """The same parts for the process that writes, without the others and the penalty."""
         found = replace(self, group=Group(), missing_end=None)
-        found.rewards = self.rewards
+        found.rewards, found.environments = self.rewards, self.environments
         return found
 
     def __call__(self, tasks: Sequence[Task], responses: Sequence[Response]) -> Judged:
         """The sums and the parts of responses to these tasks; all processes call it."""
+        if self.environments is not None:
+            return playing.judged(playing.dialogues(responses))
         items = self._items(tasks, responses)
         if not self.has_parts:
             return self.rewards.score(items)
@@ -130,7 +143,7 @@ class Judge:
         """`reward/NAME` and `reward_faults/NAME` of each part; of a reward model alone its faults,
         if any."""
         found = judged.metrics()
-        if self.section.rewards:
+        if self.section.rewards or self.environments is not None:
             return found
         return {name: value for name, value in found.items() if "faults" in name and value}
 
@@ -151,14 +164,22 @@ class Judge:
 
 
 def check_rewards(section: RL, tasks: Sequence[Task], say: Callable[[str], None]) -> None:
-    """Starts the parts, has them look at the rows, and ends them.
+    """Starts the parts or the environment, has them look at the rows, and ends them.
 
     Raises:
-        InputError: a line for each part that cannot work, or cannot judge some rows.
+        InputError: a line for each part that cannot work, or cannot judge some rows; an environment
+            that does not begin.
     """
     with build(section.rewards, section.max_new_tokens or 1) as rewards:
-        rewards.start(say)
-        rewards.check(item_of(task, "", True, 0) for task in tasks)
+        if section.rewards:
+            rewards.start(say)
+            rewards.check(item_of(task, "", True, 0) for task in tasks)
+    if section.environment is not None:
+        environments = environments_of(section.environment)
+        try:
+            environments.start(say, [told(task) for task in tasks[:1]])
+        finally:
+            environments.close()
 
 
 def told_of_faults(faults: Counter[str], responses: int, known: set[str]) -> list[str]:

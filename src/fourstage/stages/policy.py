@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from fourstage.data.drawing import text_source
 from fourstage.data.store import Store
@@ -13,6 +14,7 @@ from fourstage.objectives.objective import Objective
 from fourstage.objectives.policy_gradient import PolicyGradient
 from fourstage.recipe import RL
 from fourstage.reporting.alarms import alarms
+from fourstage.stages import played
 from fourstage.stages.context import StageContext
 from fourstage.stages.datafiles import sample_tasks
 from fourstage.stages.episodes import Players
@@ -52,13 +54,18 @@ def train(
         objective_of(section),
         source,
         guards=guards(context),
-        sample=lambda step: answers(
-            context, players.trained.policy, sample_tasks(context), judge.alone()
-        ),
+        sample=lambda step: _samples(context, players, judge),
         rate_multipliers=rates,
     )
     _tell_alarms(context)
     return trained
+
+
+def _samples(context: StageContext, players: Players, judge: Judge) -> list[dict[str, Any]]:
+    tasks, model = sample_tasks(context), players.trained.policy
+    if judge.environments is not None:
+        return played.samples(context, model, tasks, judge)
+    return answers(context, model, tasks, judge.alone())
 
 
 def _tell_alarms(context: StageContext) -> None:

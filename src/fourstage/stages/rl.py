@@ -22,7 +22,7 @@ from fourstage.evaluation.success import task_success
 from fourstage.model.actor_critic import ActorCritic
 from fourstage.model.transformer import Transformer
 from fourstage.recipe.preference import compares, distils, draws, reads_comparisons
-from fourstage.stages import distilling, policy, preference
+from fourstage.stages import distilling, played, policy, preference
 from fourstage.stages.adapting import narrow
 from fourstage.stages.context import StageContext
 from fourstage.stages.datafiles import held_out_tasks, training_tasks
@@ -175,7 +175,8 @@ def _before(context: StageContext, players: Players, held_out: HeldOut, judge: J
     model = players.reference or players.trained.policy
     responses = context.chat(model).respond([t.prompt for t in tasks], 1.0, "gold")
     numbers = gold_ceiling(tasks).update(gold_rewards("gold_reward_sft", tasks, responses))
-    return numbers.update(judge.alone().measured("_sft", tasks, responses))
+    numbers.update(judge.alone().measured("_sft", tasks, responses))
+    return numbers.update(played.measured(context, model, tasks, judge, "_sft"))
 
 
 def _after(context: StageContext, players: Players, held_out: HeldOut, judge: Judge) -> Numbers:
@@ -184,6 +185,7 @@ def _after(context: StageContext, players: Players, held_out: HeldOut, judge: Ju
     responses = context.chat(policy).respond([task.prompt for task in tasks], 1.0, "gold")
     numbers = gold_rewards("gold_reward", tasks, responses)
     numbers.update(judge.alone().measured("", tasks, responses))
+    numbers.update(played.measured(context, policy, tasks, judge, ""))
     numbers.add_means("kl", kl_per_response(policy, _chat_model(context, players), responses))
     numbers.add_means("response_tokens", [len(each.tokens) for each in responses])
     return numbers.add_means("finished", [each.finished for each in responses])

@@ -99,6 +99,9 @@ class RolloutSource(Iterations):
         drawn = self.drawer.draw(iteration, self.judge)
         responses = [drawn.responses[index] for index in drawn.kept]
         batch = drawn.batch()
+        environment = self.section.environment
+        if environment is not None and environment.credit == "episode":
+            del batch.streams["turn_rewards"]
         self._add_logprobs(batch, responses)
         self.numbers = {"iteration": iteration, **self.drawer.numbers(drawn, self.judge)}
         self._add_advantages(batch)

@@ -1,0 +1,91 @@
+"""How the `rl` stage draws: alone or with an environment, ahead of training, with which engine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, Field, model_validator
+
+from fourstage.environments.building import check
+from fourstage.errors import InputError
+from fourstage.recipe.data import PositiveInt, Section
+from fourstage.recipe.numbers import Real
+from fourstage.recipe.preference import learns_otherwise
+from fourstage.recipe.rewards import Limit
+from fourstage.recipe.stage import Stage
+from fourstage.rewards.importing import split_name
+
+# What a command line gives as text, and means as a number or a truth.
+_SCALAR = re.compile(r"(-?\d+(\.\d+)?|true|false)$")
+
+if TYPE_CHECKING:
+    from fourstage.recipe.rl import RL
+
+
+def _of_text(options: dict[str, Any]) -> dict[str, Any]:
+    """Numbers and truths, which a command line gives as text, as what they are."""
+    return {
+        name: yaml.safe_load(value) if isinstance(value, str) and _SCALAR.match(value) else value
+        for name, value in options.items()
+    }
+
+
+class EnvironmentSection(Section):
+    """What the policy talks to (docs/environments.md).
+
+    Attributes:
+        path: of one's own: `module:Class` or `file.py:Class`.
+        options: keyword arguments of its class.
+        turns: answers of the policy that an episode has at most.
+        credit: whether the reward of a `turn` stands at its last token, or the sum of all at the
+            last of the `episode`; advantages of whole responses are the same.
+        seconds: that a step of one's own environment may take.
+        workers: processes that its episodes are dealt to.
+        fault_score: the reward of a turn in which it fails.
+    """
+
+    kind: Literal["guess", "calculator", "own"]
+    path: str | None = None
+    options: Annotated[dict[str, Any], AfterValidator(_of_text)] = Field(default_factory=dict)
+    turns: PositiveInt = 4
+    credit: Literal["turn", "episode"] = "turn"
+    seconds: Limit = 60.0
+    workers: PositiveInt = 1
+    fault_score: Real = -1.0
+
+    @model_validator(mode="after")
+    def _is_known(self) -> EnvironmentSection:
+        if self.kind == "own" and self.path is None:
+            raise ValueError("kind=own needs path: write module:Class or file.py:Class")
+        if self.kind != "own" and self.path is not None:
+            raise ValueError(f"path={self.path} is of kind=own, not {self.kind}: write kind=own")
+        try:
+            if self.path is not None:
+                split_name(self.path, "path")
+            check(self.kind, self.options)
+        except InputError as error:
+            raise ValueError("; ".join(error.faults)) from error
+        return self
+
+
+class Rollouts(Stage):
+    """The keys of `rl` that say how responses come about."""
+
+    environment: EnvironmentSection | None = None
+
+
+def faults_of_rollouts(section: RL) -> Iterator[str]:
+    """What of these keys does not go together, each with what to write instead."""
+    if section.environment is None:
+        return
+    if learns_otherwise(section):
+        yield (
+            "environment is of policy optimisation (ppo, grpo ...), and "
+            f"{section.algorithm} learns from single answers: leave it out, or write algorithm=grpo"
+        )
+    given = {"rewards": bool(section.rewards), "reward_model": section.reward_model is not None}
+    for key in (key for key, is_given in given.items() if is_given):
+        yield f"{key} and environment both give rewards: leave one of the two out"
