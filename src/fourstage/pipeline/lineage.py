@@ -39,7 +39,18 @@ _WITHOUT_EFFECT = frozenset(
 )
 # Fields that count where they say something: without them a stage is what it is where they are not
 # known, and has the same hash.
-_UNSAID = frozenset({"adapter", "freeze", "online", "preference", "distil", "environment"})
+_UNSAID = frozenset(
+    {
+        "adapter",
+        "freeze",
+        "online",
+        "preference",
+        "distil",
+        "environment",
+        "behind",
+        "rollout_device",
+    }
+)
 _MODEL_FILES = (
     "config.json",
     "adapter_config.json",

@@ -47,7 +47,9 @@ def frozen_models(recipe: Recipe, stage: str) -> int:
     if stage != "rl":
         return 0
     rl = recipe.rl
-    return int(rl.needs_reward_model) + int(rl.needs_reference and rl.adapter is None)
+    drawing = int(bool(rl.behind) and rl.rollout_device is None)
+    reference = int(rl.needs_reference and rl.adapter is None)
+    return int(rl.needs_reward_model) + reference + drawing
 
 
 def _workers(recipe: Recipe, device: str) -> int:

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 from fourstage.environments.building import check
 from fourstage.errors import InputError
 from fourstage.recipe.data import PositiveInt, Section
-from fourstage.recipe.numbers import Real
+from fourstage.recipe.numbers import Real, Whole
 from fourstage.recipe.preference import learns_otherwise
 from fourstage.recipe.rewards import Limit
 from fourstage.recipe.stage import Stage
@@ -72,13 +72,31 @@ class EnvironmentSection(Section):
 
 
 class Rollouts(Stage):
-    """The keys of `rl` that say how responses come about."""
+    """The keys of `rl` that say how responses come about.
 
+    Attributes:
+        behind: iterations that what draws is behind what is trained: with 1 the next one is drawn
+            while this one is trained on.
+        rollout_device: where that copy of the policy is; the device of the run unless said.
+    """
+
+    behind: Annotated[Whole, Field(ge=0, le=1)] | None = None
+    rollout_device: str | None = None
     environment: EnvironmentSection | None = None
 
 
 def faults_of_rollouts(section: RL) -> Iterator[str]:
     """What of these keys does not go together, each with what to write instead."""
+    if section.behind and learns_otherwise(section):
+        yield (
+            f"behind={section.behind} is of policy optimisation (ppo, grpo ...), not "
+            f"{section.algorithm}: leave it out"
+        )
+    if section.rollout_device is not None and not section.behind:
+        yield (
+            f"rollout_device={section.rollout_device} is of rollouts that are drawn while the "
+            "policy is trained: write behind=1, or leave it out"
+        )
     if section.environment is None:
         return
     if learns_otherwise(section):

@@ -153,11 +153,12 @@ class Drawer:
         )
         # Episodes of a group begin alike.
         starts = [(first + i) // group for i in range(len(chosen))]
-        return play(
-            [self.tasks[i] for i in chosen],
-            [seed_for(seed, "environment", iteration, start) for start in starts],
-            lambda i, turn: seed_for(seed, "rollout", iteration, first + i, turn),
-        )
+        with judge.lock:
+            return play(
+                [self.tasks[i] for i in chosen],
+                [seed_for(seed, "environment", iteration, start) for start in starts],
+                lambda i, turn: seed_for(seed, "rollout", iteration, first + i, turn),
+            )
 
     def respond(self, chosen: Sequence[int], iteration: int, first: int = 0) -> list[Response]:
         """One response to each chosen prompt, at the temperature and from the whole distribution:

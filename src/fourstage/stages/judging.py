@@ -7,6 +7,7 @@ batch, a service gets each response once, and every process learns from the same
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -48,6 +49,7 @@ class Judge:
     Attributes:
         section: `rl` of a resolved recipe.
         reward_model: None where nothing asks it.
+        lock: held by the thread that asks the parts or plays with the environment.
         missing_end: what counts in place of its score for a response without an end; None leaves
             the score.
     """
@@ -59,6 +61,7 @@ class Judge:
     missing_end: float | None = None
     rewards: Rewards = field(init=False)
     environments: Environments | None = field(init=False)
+    lock: threading.Lock = field(init=False, default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         environment = self.section.environment
@@ -102,8 +105,16 @@ class Judge:
 
     def alone(self) -> Judge:
         """The same parts for the process that writes, without the others and the penalty."""
-        found = replace(self, group=Group(), missing_end=None)
+        return self._with(group=Group(), missing_end=None)
+
+    def beside(self, group: Group) -> Judge:
+        """The same parts for a thread, which has sums of its own."""
+        return self._with(group=group)
+
+    def _with(self, **changes: Any) -> Judge:
+        found = replace(self, **changes)
         found.rewards, found.environments = self.rewards, self.environments
+        found.lock = self.lock
         return found
 
     def __call__(self, tasks: Sequence[Task], responses: Sequence[Response]) -> Judged:
@@ -113,7 +124,10 @@ class Judge:
         items = self._items(tasks, responses)
         if not self.has_parts:
             return self.rewards.score(items)
-        judged = self.rewards.score(items) if self.group.writes else None
+        judged = None
+        if self.group.writes:
+            with self.lock:
+                judged = self.rewards.score(items)
         return _judged(self.group.tell(_plain(judged) if judged else None))
 
     def _items(self, tasks: Sequence[Task], responses: Sequence[Response]) -> list[Item]:

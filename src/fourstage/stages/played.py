@@ -66,8 +66,9 @@ def _episodes(
     play = Playing(
         section, context.tokenizer, judge.environments, model.config.context, drawing.generate
     )
-    return play(
-        tasks,
-        [seed_for(seed, purpose, "environment", i) for i in range(len(tasks))],
-        lambda i, turn: seed_for(seed, purpose, i, turn),
-    )
+    with judge.lock:
+        return play(
+            tasks,
+            [seed_for(seed, purpose, "environment", i) for i in range(len(tasks))],
+            lambda i, turn: seed_for(seed, purpose, i, turn),
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 from fourstage.data.drawing import text_source
@@ -49,14 +50,15 @@ def train(
     rates = {}
     if players.trained.critic is not None:
         rates = {"critic.": section.critic_learning_rate / section.learning_rate}
-    trained = context.train(
-        players.trained,
-        objective_of(section),
-        source,
-        guards=guards(context),
-        sample=lambda step: _samples(context, players, judge),
-        rate_multipliers=rates,
-    )
+    with closing(source):
+        trained = context.train(
+            players.trained,
+            objective_of(section),
+            source,
+            guards=guards(context),
+            sample=lambda step: _samples(context, players, judge),
+            rate_multipliers=rates,
+        )
     _tell_alarms(context)
     return trained
 
