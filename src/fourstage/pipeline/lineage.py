@@ -49,6 +49,7 @@ _UNSAID = frozenset(
         "environment",
         "behind",
         "rollout_device",
+        "engine",
     }
 )
 _MODEL_FILES = (

@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, Field, model_validator
 
 from fourstage.environments.building import check
 from fourstage.errors import InputError
-from fourstage.recipe.data import PositiveInt, Section
+from fourstage.recipe.data import NonNegative, PositiveInt, Section
 from fourstage.recipe.numbers import Real, Whole
-from fourstage.recipe.preference import learns_otherwise
+from fourstage.recipe.preference import draws, learns_otherwise
 from fourstage.recipe.rewards import Limit
 from fourstage.recipe.stage import Stage
 from fourstage.rewards.importing import split_name
@@ -71,6 +72,69 @@ class EnvironmentSection(Section):
         return self
 
 
+class EngineSection(Section):
+    """What draws in place of the engine here (docs/environments.md).
+
+    Attributes:
+        url: of `openai` and `sglang`, where prompts are posted; of `ray`, the address of a cluster.
+        update: where the server is told to load weights; without one it keeps those it has.
+        model: the name that the server has the model under.
+        requests: at a time. seconds: that one may take.
+        token_env: the environment variable of a bearer token, which so stands in no recipe.
+        actors, gpus: of `ray`, how many and the devices of each.
+        memory: of `vllm`, its share of the device's memory.
+    """
+
+    kind: Literal["vllm", "openai", "sglang", "ray"]
+    url: str | None = None
+    update: str | None = None
+    model: str | None = None
+    requests: PositiveInt = 16
+    seconds: Limit = 600.0
+    token_env: str | None = None
+    actors: PositiveInt = 1
+    gpus: NonNegative = 0.0
+    memory: Annotated[Real, Field(gt=0, lt=1)] = 0.3
+
+    @model_validator(mode="after")
+    def _has_its_own_keys(self) -> EngineSection:
+        known = _ENGINE_KEYS[self.kind]
+        for name in self.model_fields_set - {"kind", *known}:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is not of kind={self.kind}: leave it out")
+        if self.kind in _SERVERS:
+            if self.url is None:
+                raise ValueError(f"kind={self.kind} needs url: write http://HOST:PORT/PATH")
+            for name in ("url", "update"):
+                _is_address(name, getattr(self, name))
+        return self
+
+
+_SERVERS = ("openai", "sglang")
+_OF_SERVERS = ("url", "update", "model", "requests", "seconds", "token_env")
+_ENGINE_KEYS = {
+    "openai": _OF_SERVERS,
+    "sglang": tuple(key for key in _OF_SERVERS if key != "model"),
+    "ray": ("url", "actors", "gpus"),
+    "vllm": ("memory",),
+}
+
+
+def _is_address(name: str, url: str | None) -> None:
+    """Raises a `ValueError` for what is no address of http."""
+    if url is None:
+        return
+    try:
+        where = urlsplit(url)
+        is_good = where.scheme in ("http", "https") and where.hostname and where.port != 0
+    except ValueError:
+        is_good = False
+    if not is_good:
+        raise ValueError(f"{name}={url}: write http://HOST:PORT/PATH, or https://...")
+    if where.username is not None:
+        raise ValueError(f"{name} holds a password: name a variable that holds it by token_env")
+
+
 class Rollouts(Stage):
     """The keys of `rl` that say how responses come about.
 
@@ -83,6 +147,7 @@ class Rollouts(Stage):
     behind: Annotated[Whole, Field(ge=0, le=1)] | None = None
     rollout_device: str | None = None
     environment: EnvironmentSection | None = None
+    engine: EngineSection | None = None
 
 
 def faults_of_rollouts(section: RL) -> Iterator[str]:
@@ -97,6 +162,7 @@ def faults_of_rollouts(section: RL) -> Iterator[str]:
             f"rollout_device={section.rollout_device} is of rollouts that are drawn while the "
             "policy is trained: write behind=1, or leave it out"
         )
+    yield from _faults_of_engine(section)
     if section.environment is None:
         return
     if learns_otherwise(section):
@@ -107,3 +173,21 @@ def faults_of_rollouts(section: RL) -> Iterator[str]:
     given = {"rewards": bool(section.rewards), "reward_model": section.reward_model is not None}
     for key in (key for key, is_given in given.items() if is_given):
         yield f"{key} and environment both give rewards: leave one of the two out"
+
+
+def _faults_of_engine(section: RL) -> Iterator[str]:
+    engine = section.engine
+    if engine is None:
+        return
+    if not draws(section):
+        yield f"engine draws responses, and {section.algorithm} draws none: leave it out"
+    if engine.kind in _SERVERS and engine.update is None and section.algorithm != "bon":
+        yield (
+            f"engine.kind={engine.kind} without update would draw from the weights that the server "
+            f"began with, and {section.algorithm} draws from the policy in training: write "
+            "engine.update=http://HOST:PORT/update_weights_from_disk, or algorithm=bon"
+        )
+    if section.rollout_device is not None:
+        yield "rollout_device is of the engine here: leave it out, or leave engine out"
+    if section.adapter is not None:
+        yield "engine takes whole weights, and adapter trains updates to them: leave one out"

@@ -9,38 +9,15 @@ null says nothing of an item. At the start an empty batch is posted, to which th
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import http.client
 import json
 import os
-import socket
-import ssl
-import threading
-import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
 
 from fourstage.errors import InputError
+from fourstage.posting import Address, Failed
 from fourstage.rewards.contracts import Item, Outcome, Reward, outcome
-
-# Answers that may be another one a little later.
-_AGAIN = (408, 425, 429, 500, 502, 503, 504)
-_SHOWN = 120
-
-
-class Failed(Exception):
-    """An answer that did not come, or is none.
-
-    Attributes:
-        passing: whether it may come when asked again.
-    """
-
-    def __init__(self, reason: str, passing: bool):
-        super().__init__(reason)
-        self.passing = passing
 
 
 class Service(Reward):
@@ -68,8 +45,8 @@ class Service(Reward):
         token_env: str | None = None,
     ):
         self.url, self.batch, self.workers = url, batch, workers
-        self.seconds, self.retries, self.backoff = seconds, retries, backoff
-        self.most_bytes, self.token_env = most_bytes, token_env
+        self.token_env = token_env
+        self._address = Address(url, seconds, retries, backoff, most_bytes, token_env)
 
     def start(self, say: Callable[[str], None]) -> None:
         if self.token_env is not None and not os.environ.get(self.token_env):
@@ -102,94 +79,11 @@ class Service(Reward):
         Raises:
             Failed: there was none.
         """
-        for retry in range(self.retries + 1):
-            if retry:
-                time.sleep(self.backoff * 2 ** (retry - 1))
-            try:
-                return self._once(items)
-            except Failed as error:
-                if not error.passing or retry == self.retries:
-                    raise
-        raise AssertionError("the last retry returns or raises")
-
-    def _once(self, items: Sequence[Item]) -> list[Any]:
         try:
             body = json.dumps({"items": [_told(item) for item in items]}, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise Failed(f"the rows are no JSON: {error}", passing=False) from error
-        try:
-            status, said = self._post(body.encode())
-        except TimeoutError as error:
-            raise Failed(f"no answer within {self.seconds:g} s", passing=True) from error
-        except (OSError, http.client.HTTPException) as error:
-            # A certificate that is not good will not get better.
-            passing = not isinstance(error, ssl.SSLError)
-            raise Failed(f"{type(error).__name__}: {error}", passing) from error
-        if status != 200:
-            told = said[:_SHOWN].decode("utf-8", "replace")
-            raise Failed(f"it answered with status {status}: {told!r}", status in _AGAIN)
-        return _rewards(said, len(items))
-
-    def _post(self, body: bytes) -> tuple[int, bytes]:
-        """Status and answer of one request.
-
-        Raises:
-            TimeoutError: it took too long as a whole; OSError, HTTPException: it failed.
-            Failed: the answer is too large.
-        """
-        deadline = time.monotonic() + self.seconds
-        where = urlsplit(self.url)
-        connection = _connection(where, self.seconds)
-        try:
-            connection.connect()
-            with _cut_off(connection.sock, deadline):
-                path = (where.path or "/") + (f"?{where.query}" if where.query else "")
-                connection.request("POST", path, body, self._headers())
-                answer = connection.getresponse()
-                said = answer.read(self.most_bytes + 1)
-        except (OSError, http.client.HTTPException) as error:
-            if time.monotonic() >= deadline:
-                raise TimeoutError from error
-            raise
-        finally:
-            connection.close()
-        if time.monotonic() >= deadline:
-            # What was cut off can look whole.
-            raise TimeoutError
-        if len(said) > self.most_bytes:
-            raise Failed(f"its answer is larger than {self.most_bytes:,} bytes", passing=False)
-        return answer.status, said
-
-    def _headers(self) -> dict[str, str]:
-        token = os.environ.get(self.token_env, "") if self.token_env else ""
-        bearer = {"Authorization": f"Bearer {token}"} if token else {}
-        return {"Content-Type": "application/json", "Connection": "close", **bearer}
-
-
-def _connection(where: SplitResult, seconds: float) -> http.client.HTTPConnection:
-    if where.scheme == "https":
-        return http.client.HTTPSConnection(where.netloc, timeout=seconds)
-    return http.client.HTTPConnection(where.netloc, timeout=seconds)
-
-
-@contextlib.contextmanager
-def _cut_off(connected: socket.socket, deadline: float) -> Generator[None]:
-    """Cuts a connection at the deadline: a limit of each read would let an answer trickle on."""
-    # Of the bare socket: of an encrypted one the method of that name disturbs who reads.
-    cut = functools.partial(socket.socket.shutdown, connected, socket.SHUT_RDWR)
-    timer = threading.Timer(max(0.0, deadline - time.monotonic()), _quietly, [cut])
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-def _quietly(call: Callable[[], None]) -> None:
-    # It may have been closed in the same moment.
-    with contextlib.suppress(OSError):
-        call()
+        return _rewards(self._address.asked(body.encode()), len(items))
 
 
 def _told(item: Item) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from fourstage import tasks as checkers
 from fourstage.evaluation.diversity import distinct
 from fourstage.evaluation.responses import Response
+from fourstage.generation.elsewhere import Elsewhere
 from fourstage.generation.engine import Engine
 from fourstage.generation.sampling import Sampling
 from fourstage.model.transformer import Transformer
@@ -23,7 +24,7 @@ from fourstage.objectives.advantages import dead_groups, overlong_penalties
 from fourstage.parallel.group import Group
 from fourstage.randomness import permutation, seed_for
 from fourstage.recipe import RL
-from fourstage.stages import playing
+from fourstage.stages import engines, playing
 from fourstage.stages.context import StageContext
 from fourstage.stages.episodes import Episodes
 from fourstage.stages.judging import Judge, told_of_faults
@@ -42,6 +43,7 @@ class Drawer:
         section: `rl` of a resolved recipe.
         group: processes that deal out prompts among them; each then has all responses.
         say: prints a line.
+        elsewhere: draws in place of the engine here, asked by the process that writes.
 
     Attributes:
         rows: responses that are drawn at a time; falls where they do not fit the memory.
@@ -57,7 +59,9 @@ class Drawer:
         seed: int,
         group: Group,
         say: Callable[[str], None],
+        elsewhere: Elsewhere | None = None,
     ):
+        self.elsewhere = elsewhere
         self.policy, self.tokenizer, self.tasks = policy, tokenizer, list(tasks)
         self.prompts = [tokenizer.chat_prompt(task.prompt) for task in self.tasks]
         # Resolved: none of its numbers is open.
@@ -80,6 +84,8 @@ class Drawer:
         Groups that are dead after the last round fill the batch, in which they teach nothing.
         """
         section, drawn = self.section, Episodes()
+        if self.elsewhere is not None:
+            self.elsewhere.take(self.policy)
         wanted = section.rollout_batch // section.group
         # A rollback may have left iterations out: their prompts do not come again.
         self.place = max(self.place, iteration * wanted)
@@ -187,6 +193,8 @@ class Drawer:
             max_new_tokens=section.max_new_tokens,
             stop_ids=self.tokenizer.stop_ids,
         )
+        if section.engine is not None:
+            return self._from_elsewhere(prompts, sampling, seeds)
         engine, share = Engine(self.policy, max_batch=self.rows), self.group.share
         done = engine.generate(share(prompts), sampling, share(seeds))
         self._keep_rows(engine.max_batch)
@@ -197,6 +205,19 @@ class Drawer:
         return [
             (drawn.tolist(), each.numpy()) for drawn, each in zip(tokens, logprobs, strict=True)
         ]
+
+    def _from_elsewhere(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[tuple[list[int], np.ndarray]]:
+        """What another engine draws, told to all processes."""
+        done = self.elsewhere.generate(prompts, sampling, seeds) if self.elsewhere else []
+        told = self.group.tell([[each.tokens, each.logprobs.tolist()] for each in done])
+        return [(tokens, np.array(logprobs, np.float32)) for tokens, logprobs in told]
+
+    def close(self) -> None:
+        """Lets go of an engine elsewhere."""
+        if self.elsewhere is not None:
+            self.elsewhere.close()
 
     def _keep_rows(self, fitted: int) -> None:
         """Goes on with what fitted the memory of every process; a run that is resumed does too."""
@@ -237,4 +258,6 @@ def drawer(context: StageContext, model: Transformer, tasks: Sequence[Task]) -> 
     """Draws responses of `model` to `tasks`, as a stage does."""
     say = context.say if context.group.writes else lambda line: None
     section, seed = context.section, context.seed
-    return Drawer(model, context.tokenizer, tasks, section, seed, context.group, say)
+    return Drawer(
+        model, context.tokenizer, tasks, section, seed, context.group, say, engines.started(context)
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from fourstage.model.transformer import Transformer
 from fourstage.parallel.group import Group
 from fourstage.randomness import seed_for
 from fourstage.stages.context import StageContext
-from fourstage.stages.drawing import drawer
+from fourstage.stages.drawing import Drawer
 from fourstage.stages.judging import Judge
 from fourstage.stages.playing import Dialogue, Playing, numbers, transcript
 from fourstage.tasks import Task
@@ -59,10 +58,10 @@ def _episodes(
 ) -> list[Dialogue]:
     """Episodes at temperature 1, by the process that calls alone; the same each time."""
     assert judge.environments is not None, "there is an environment"
-    section, seed = context.section.model_copy(update={"temperature": 1.0}), context.seed
-    alone = replace(context, group=Group()) if context.group.world_size > 1 else context
-    drawing = drawer(alone, model, tasks)
-    drawing.section = section
+    # Measured with the engine here, whatever draws what is trained on.
+    changes = {"temperature": 1.0, "engine": None}
+    section, seed = context.section.model_copy(update=changes), context.seed
+    drawing = Drawer(model, context.tokenizer, tasks, section, seed, Group(), context.say)
     play = Playing(
         section, context.tokenizer, judge.environments, model.config.context, drawing.generate
     )

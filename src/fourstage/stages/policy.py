@@ -15,7 +15,7 @@ from fourstage.objectives.objective import Objective
 from fourstage.objectives.policy_gradient import PolicyGradient
 from fourstage.recipe import RL
 from fourstage.reporting.alarms import alarms
-from fourstage.stages import played
+from fourstage.stages import engines, played
 from fourstage.stages.context import StageContext
 from fourstage.stages.datafiles import sample_tasks
 from fourstage.stages.episodes import Players
@@ -46,6 +46,7 @@ def train(
         group,
         context.say if group.writes else lambda line: None,
         judge,
+        engines.started(context),
     )
     rates = {}
     if players.trained.critic is not None:

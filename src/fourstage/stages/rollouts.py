@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fourstage.data.batch import Batch
 from fourstage.evaluation.scoring import trained_logprobs, trained_values
+from fourstage.generation.elsewhere import Elsewhere
 from fourstage.objectives.advantages import explained_variance
 from fourstage.objectives.estimating import estimate, leave_out
 from fourstage.objectives.kl import AdaptiveKL, k1
@@ -43,6 +44,7 @@ class RolloutSource(Iterations):
         group: processes that deal out prompts and responses among them; each then has them all.
         say: prints a line.
         judge: gives responses their numbers; else the reward model alone.
+        elsewhere: draws in place of the engine here.
 
     Attributes:
         algorithm: its row, with what the section changes.
@@ -60,6 +62,7 @@ class RolloutSource(Iterations):
         group: Group | None = None,
         say: Callable[[str], None] = print,
         judge: Judge | None = None,
+        elsewhere: Elsewhere | None = None,
     ):
         self.group = group or Group()
         policy, behind = players.trained.policy, bool(section.behind)
@@ -68,7 +71,7 @@ class RolloutSource(Iterations):
             rolling = frozen_copy(policy, section.rollout_device, self.group.world_size)
         # A thread has sums of its own.
         drawing = self.group.beside() if behind else self.group
-        super().__init__(Drawer(rolling, tokenizer, tasks, section, seed, drawing, say))
+        super().__init__(Drawer(rolling, tokenizer, tasks, section, seed, drawing, say, elsewhere))
         self.players = players
         self.algorithm = section.row()
         self.mix = mix
@@ -145,8 +148,11 @@ class RolloutSource(Iterations):
 
     def close(self) -> None:
         """Waits for what is being drawn, whatever ended training."""
-        if self.ahead is not None:
-            self.ahead.wait()
+        try:
+            if self.ahead is not None:
+                self.ahead.wait()
+        finally:
+            super().close()
 
     def _warms_up(self, iteration: int) -> bool:
         """Whether the critic alone is trained."""
