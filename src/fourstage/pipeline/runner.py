@@ -39,6 +39,7 @@ from fourstage.planning.layouts import fits_one_device
 from fourstage.recipe import STAGES, Recipe, load
 from fourstage.recipe.preference import reads_comparisons
 from fourstage.rewards.building import own_files
+from fourstage.stages import engines
 from fourstage.stages.context import StageContext
 from fourstage.stages.judging import check_rewards
 from fourstage.training.clock import StageClock
@@ -263,14 +264,18 @@ class Runner:
                 self._by_one(partial(self.datasets.prepare, stage))
 
     def _check_rewards(self, working: list[str]) -> None:
-        """Tries the rewards of the last stage before hours are spent on those before it.
+        """Tries the rewards of the last stage, its environment and its engine, before hours are
+        spent on those before it.
 
         Raises:
             InputError: one cannot work, or cannot judge some rows.
         """
-        if self.group.writes and "rl" in working[1:] and self.recipe.rl.asks_others:
-            tasks = PreparedData.open(self.folder).tasks("rl", "train")
-            check_rewards(self.datasets.resolved()[0].rl, tasks, self.say)
+        if self.group.writes and "rl" in working[1:]:
+            section = self.datasets.resolved()[0].rl
+            if section.asks_others:
+                tasks = PreparedData.open(self.folder).tasks("rl", "train")
+                check_rewards(section, tasks, self.say)
+            engines.check(section.engine, self.say)
         self.group.any(False)
 
     def _plan(self, working: dict[str, Decision]) -> None:

@@ -66,6 +66,18 @@ def engine_of(section: Any, write: Callable[[Transformer], Path]) -> Elsewhere |
     )
 
 
+def check(section: Any, say: Callable[[str], None]) -> None:
+    """Tries the engine of `rl.engine`, before hours are spent on what comes before it.
+
+    Raises:
+        InputError, MachineError: it is not there, or does not answer as it should.
+    """
+    engine = engine_of(section, lambda model: Path())
+    if engine is not None:
+        engine.start(say)
+        engine.close()
+
+
 def started(context: StageContext) -> Elsewhere | None:
     """The engine of a stage, ready; on the process that writes, which alone asks it.
 
