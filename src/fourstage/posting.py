@@ -10,6 +10,7 @@ import contextlib
 import functools
 import http.client
 import json
+import os
 import socket
 import ssl
 import threading
@@ -53,6 +54,12 @@ def address(url: str) -> SplitResult | None:
     return None
 
 
+def bearer(variable: str | None) -> dict[str, str]:
+    """The header of a token that an environment variable holds, which so stands in no recipe."""
+    token = os.environ.get(variable, "") if variable else ""
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
 @dataclass(frozen=True)
 class Poster:
     """Posts to one address, an `address`.
@@ -66,10 +73,10 @@ class Poster:
     """
 
     url: str
-    seconds: float
-    retries: int
-    backoff: float
-    most_bytes: int
+    seconds: float = 30.0
+    retries: int = 3
+    backoff: float = 0.5
+    most_bytes: int = 10_000_000
     stopped: threading.Event = field(default_factory=threading.Event, compare=False)
 
     def post(

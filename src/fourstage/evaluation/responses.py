@@ -35,6 +35,16 @@ class Response:
     finished: bool
     logprobs: np.ndarray | None = field(default=None, compare=False)
 
+    @property
+    def turn_lengths(self) -> tuple[int, ...]:
+        """Tokens of each of its turns; of a single answer the one."""
+        return (len(self.tokens),)
+
+    @property
+    def own_tokens(self) -> tuple[int, ...]:
+        """The tokens that the model drew; an episode has others between its turns."""
+        return self.tokens
+
 
 @dataclass(frozen=True)
 class Chat:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from fourstage.kernels import library
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _wanted = True
+# Of a thread alone: another one that draws responses meanwhile computes as it always does.
+_without = ContextVar("without", default=False)
 
 
 def use(wanted: bool) -> None:
@@ -26,13 +29,12 @@ def use(wanted: bool) -> None:
 
 @contextlib.contextmanager
 def without() -> Generator[None]:
-    """No kernels inside: every tensor between two operations can be looked at."""
-    before = _wanted
-    use(False)
+    """No kernels inside, in this thread: every tensor between two operations can be looked at."""
+    before = _without.set(True)
     try:
         yield
     finally:
-        use(before)
+        _without.reset(before)
 
 
 def usable(*tensors: Tensor) -> bool:
@@ -43,6 +45,7 @@ def usable(*tensors: Tensor) -> bool:
     plain = (torch.Tensor, torch.nn.Parameter)
     return (
         _wanted
+        and not _without.get()
         and all(type(t) in plain and t.dtype is torch.float32 for t in tensors)
         and all(t.device.type == "cpu" for t in tensors)
         and not torch.is_autocast_enabled("cpu")

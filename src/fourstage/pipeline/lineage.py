@@ -40,7 +40,20 @@ _WITHOUT_EFFECT = frozenset(
 )
 # Fields that count where they say something: without them a stage is what it is where they are not
 # known, and has the same hash.
-_UNSAID = frozenset({"adapter", "freeze", "online", "preference", "distil", "step_rewards"})
+_UNSAID = frozenset(
+    {
+        "adapter",
+        "freeze",
+        "online",
+        "preference",
+        "distil",
+        "step_rewards",
+        "environment",
+        "behind",
+        "rollout_device",
+        "engine",
+    }
+)
 _MODEL_FILES = (
     "config.json",
     "adapter_config.json",

@@ -15,6 +15,7 @@ import torch
 from fourstage import kernels, precision
 from fourstage.data.prepared import PreparedData
 from fourstage.devices import memory_of
+from fourstage.environments import building as environments
 from fourstage.errors import FourstageError, InputError, Interrupted
 from fourstage.files import explained, read_json, write_json, write_text
 from fourstage.interchange import exportable
@@ -38,6 +39,7 @@ from fourstage.planning.layouts import fits_one_device
 from fourstage.recipe import STAGES, Recipe, load
 from fourstage.recipe.preference import reads_comparisons
 from fourstage.rewards.building import own_files
+from fourstage.stages import engines
 from fourstage.stages.context import StageContext
 from fourstage.stages.judging import check_rewards
 from fourstage.training.clock import StageClock
@@ -201,6 +203,8 @@ class Runner:
         rl = self.recipe.rl
         if stage == "reward" and rl.reward_model is None and reads_comparisons(rl):
             return f"{rl.algorithm} learns from comparisons themselves"
+        if stage == "reward" and rl.environment is not None:
+            return "rl.environment gives the rewards"
         if stage == "reward" and not rl.needs_reward_model:
             return "rl.rewards ask no reward model"
         return "a model from outside takes its place"
@@ -239,8 +243,13 @@ class Runner:
             "data": self.datasets.key(stage),
             "parents": parents,
         }
-        functions = own_files(self.recipe.rl.rewards) if stage == "rl" else {}
-        return found | ({"rewards": functions} if functions else {})
+        if stage != "rl":
+            return found
+        own = {
+            "rewards": own_files(self.recipe.rl.rewards),
+            "environment": environments.own_files(self.recipe.rl.environment),
+        }
+        return found | {name: files for name, files in own.items() if files}
 
     def _keep(self, stage: str) -> None:
         self.resolved(stage)
@@ -255,14 +264,18 @@ class Runner:
                 self._by_one(partial(self.datasets.prepare, stage))
 
     def _check_rewards(self, working: list[str]) -> None:
-        """Tries the rewards of the last stage before hours are spent on those before it.
+        """Tries the rewards of the last stage, its environment and its engine, before hours are
+        spent on those before it.
 
         Raises:
             InputError: one cannot work, or cannot judge some rows.
         """
-        if self.group.writes and "rl" in working[1:] and self.recipe.rl.rewards:
-            tasks = PreparedData.open(self.folder).tasks("rl", "train")
-            check_rewards(self.datasets.resolved()[0].rl, tasks, self.say)
+        if self.group.writes and "rl" in working[1:]:
+            section = self.datasets.resolved()[0].rl
+            if section.asks_others:
+                tasks = PreparedData.open(self.folder).tasks("rl", "train")
+                check_rewards(section, tasks, self.say)
+            engines.check(section.engine, self.say)
         self.group.any(False)
 
     def _plan(self, working: dict[str, Decision]) -> None:

@@ -347,6 +347,9 @@ class _Filling:
         self._set_steps("rl", steps, "episodes / rollout_batch x epochs x minibatches")
         self.fill("rl.max_new_tokens", self.config.context // 4, "a quarter of the context")
         self.fill("rl.kl_coefficient", row.kl_coefficient, f"{row.name}'s: {row.source}")
+        if stage.behind or stage.engine is not None:
+            why = "weighs what other weights or another engine drew (AReaL, 2025)"
+            self.fill("rl.correction", "tis", why)
         if stage.overlong == "penalty":
             longest = self.values["rl"]["max_new_tokens"]
             self.by_rule("rl.overlong_buffer", rules.overlong_buffer(longest))

@@ -59,6 +59,7 @@ def frozen_models(recipe: Recipe, stage: str, device: str = "cpu") -> int:
         Readers.of(recipe).models
         + int(rl.watch_model is not None)
         + int(rl.needs_reference and rl.adapter is None)
+        + int(bool(rl.behind) and rl.rollout_device is None)
     )
 
 

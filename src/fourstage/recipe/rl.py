@@ -23,7 +23,7 @@ from fourstage.recipe.preference import (
     reads_comparisons,
 )
 from fourstage.recipe.rewards import RewardParts
-from fourstage.recipe.stage import Stage
+from fourstage.recipe.rollouts import Rollouts, faults_of_rollouts
 
 # What a recipe may change of an algorithm's row, by the row's own names.
 _OF_THE_ROW = {
@@ -58,7 +58,7 @@ def _known(algorithm: str) -> str:
     return algorithm
 
 
-class RL(Stage):
+class RL(Rollouts):
     """Policy optimisation against a reward model, other rewards, or both; or a loss on comparisons,
     or the best of its own responses (`recipe/preference.py`).
 
@@ -154,7 +154,8 @@ class RL(Stage):
             changes |= {"clip_low": self.clip_range, "clip_high": self.clip_range}
         row = ALGORITHMS[self.algorithm]
         if changes.get("aggregation", row.aggregation) == "constant":
-            changes["constant_length"] = self.max_new_tokens or 1
+            turns = self.environment.turns if self.environment is not None else 1
+            changes["constant_length"] = turns * (self.max_new_tokens or 1)
         return algorithm_of(self.algorithm, **changes)
 
     @property
@@ -163,7 +164,8 @@ class RL(Stage):
         likely that was: then the pass of the update tells it. Of a resolved section."""
         row = self.row()
         pays = row.kl == "reward" and row.needs_reference
-        return self.epochs == 1 and self.minibatches == 1 and not pays
+        elsewhere = bool(self.behind) or self.engine is not None
+        return self.epochs == 1 and self.minibatches == 1 and not pays and not elsewhere
 
     @property
     def needs_critic(self) -> bool:
@@ -180,8 +182,13 @@ class RL(Stage):
         return asks_reference(self) if learns_otherwise(self) else self.row().needs_reference
 
     @property
+    def asks_others(self) -> bool:
+        """Whether anything but a reward model gives numbers."""
+        return bool(self.rewards) or self.environment is not None
+
+    @property
     def needs_reward_model(self) -> bool:
-        if reads_comparisons(self):
+        if reads_comparisons(self) or self.environment is not None:
             return False
         return not self.rewards or any(part.kind == "model" for part in self.rewards)
 
@@ -190,7 +197,7 @@ class RL(Stage):
         found = faults(self)
         if not learns_otherwise(self):
             found += self._of_the_row()
-        found += [*self._of_rollouts(), *self._of_rewards()]
+        found += [*self._of_rollouts(), *faults_of_rollouts(self), *self._of_rewards()]
         if not learns_otherwise(self):
             found += self._of_a_correction()
             found = found or [*self._of_models()]
@@ -246,7 +253,8 @@ class RL(Stage):
         if reads_comparisons(self):
             yield from self._of_drawn_rewards()
             return
-        if self.needs_reward_model:
+            return
+        if self.needs_reward_model or self.environment is not None:
             return
         told = {
             key: value

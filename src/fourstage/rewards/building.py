@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-from fourstage import files
 from fourstage.errors import InputError
 from fourstage.recipe import rewards as sections
 from fourstage.rewards import matching, maths, shaping
@@ -16,7 +14,8 @@ from fourstage.rewards.code.reward import Code
 from fourstage.rewards.code.running import Limits
 from fourstage.rewards.constraints import Constraints
 from fourstage.rewards.contracts import EachAlone, Reward
-from fourstage.rewards.own import Own, split_name
+from fourstage.rewards.importing import own_file
+from fourstage.rewards.own import Own
 from fourstage.rewards.schemas import JsonSchema
 from fourstage.rewards.service import Service
 from fourstage.rewards.total import Part, Rewards
@@ -53,12 +52,11 @@ def own_files(parts: Sequence[sections.RewardPart]) -> dict[str, str]:
 
     A module that is installed has none: its version is not known here.
     """
-    paths = [
-        Path(split_name(part.function)[0])
-        for part in parts
-        if isinstance(part, sections.PythonPart)
-    ]
-    return {path.name: files.sha256_file(path) for path in paths if path.is_file()}
+    found: dict[str, str] = {}
+    for part in parts:
+        if isinstance(part, sections.PythonPart):
+            found |= own_file(part.function)
+    return found
 
 
 def _math(part: Any, most: int) -> Reward:

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import importlib.util
 import inspect
-import os
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-from fourstage import files
-from fourstage.errors import InputError, nearest
 from fourstage.rewards.contracts import Item, Outcome, Reward, outcome
+from fourstage.rewards.importing import imported, located
 from fourstage.rewards.workers import Workers
 
 _PROMPTS, _COMPLETIONS = "prompts", "completions"
@@ -41,15 +35,7 @@ class Own(Reward):
         )
 
     def start(self, say: Callable[[str], None]) -> None:
-        where, name = split_name(self.function)
-        path = Path(where)
-        if path.suffix == ".py":
-            if not path.is_file():
-                near = nearest(path.name, (each.name for each in path.parent.glob("*.py")))
-                raise InputError(f"function={self.function}: there is no file {path}{near}")
-            what = f"{path} (sha256 {files.sha256_file(path)[:12]})"
-        else:
-            what = f"the module {where}"
+        name, what = located("function", self.function)
         say(f"rl.rewards calls {name}() of {what}, as the recipe says")
         self._workers.start()
 
@@ -83,59 +69,13 @@ class Own(Reward):
         return given
 
 
-def split_name(function: str) -> tuple[str, str]:
-    """Module or file, and the function.
-
-    Raises:
-        InputError: it is not of that form.
-    """
-    where, colon, name = function.rpartition(":")
-    if not colon or not where or not name.isidentifier():
-        raise InputError(
-            f"function={function}: write module:function or file.py:function, such as "
-            "rewards.py:score"
-        )
-    return where, name
-
-
 def _made(function: str) -> Callable[[dict[str, list[Any]]], list[Any]]:
     """Imports the function, in its process.
 
     Raises:
         InputError: it cannot be imported, or is none.
     """
-    where, name = split_name(function)
-    try:
-        module = _from_file(where) if where.endswith(".py") else _from_path(where)
-    except BaseException as error:
-        raise InputError(
-            f"function={function} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
-    found = getattr(module, name, None)
-    if not callable(found):
-        names = [key for key, value in vars(module).items() if callable(value)]
-        raise InputError(
-            f"function={function}: {where} has no function {name}{nearest(name, names)}"
-        )
-    return functools.partial(_called, found)
-
-
-def _from_file(where: str) -> Any:
-    path = Path(where).resolve()
-    # Its neighbours can be imported, as where it is run by itself.
-    sys.path.insert(0, str(path.parent))
-    name = f"reward_function_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None, "its name ends in .py"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def _from_path(where: str) -> Any:
-    sys.path.insert(0, os.getcwd())
-    return importlib.import_module(where)
+    return functools.partial(_called, imported("function", function))
 
 
 def _called(function: Callable[..., Any], given: dict[str, list[Any]]) -> list[Any]:

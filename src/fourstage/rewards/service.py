@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fourstage.errors import InputError
-from fourstage.posting import Failed, Poster
+from fourstage.posting import Failed, Poster, bearer
 from fourstage.rewards.contracts import Item, Outcome, Reward, outcome
 
 
@@ -76,10 +76,8 @@ class Service(Reward):
         Raises:
             Failed: there are none.
         """
-        token = os.environ.get(self.token_env, "") if self.token_env else ""
-        bearer = {"Authorization": f"Bearer {token}"} if token else {}
-        told = {"items": [_told(item) for item in items]}
-        return self._poster.post(told, functools.partial(_rewards, count=len(items)), bearer)
+        told, read = [_told(item) for item in items], functools.partial(_rewards, count=len(items))
+        return self._poster.post({"items": told}, read, bearer(self.token_env))
 
 
 def _told(item: Item) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import closing
 
 import torch
 from torch import Tensor, nn
@@ -41,13 +42,14 @@ def train(
     if context.section.algorithm == "bon":
         assert players.reference is not None, "best-of-n draws from the model it started from"
         model = players.reference
-    return context.train(
-        policy,
-        NextToken(0.0, *context.recipe.model.routing_losses),
-        BestResponses(players, drawer(context, model, tasks), judge),
-        guards=[of_trained(trains_responses), documents_do_not_leak()],
-        sample=lambda step: answers(context, policy, sample_tasks(context), judge.alone()),
-    )
+    with closing(BestResponses(players, drawer(context, model, tasks), judge)) as source:
+        return context.train(
+            policy,
+            NextToken(0.0, *context.recipe.model.routing_losses),
+            source,
+            guards=[of_trained(trains_responses), documents_do_not_leak()],
+            sample=lambda step: answers(context, policy, sample_tasks(context), judge.alone()),
+        )
 
 
 def of_trained(guard: Guard) -> Guard:

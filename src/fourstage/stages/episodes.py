@@ -17,6 +17,7 @@ from fourstage.model.transformer import Transformer
 from fourstage.objectives.estimating import PLACED
 from fourstage.parallel.group import Group
 from fourstage.rewards.total import Judged
+from fourstage.stages.playing import Dialogue
 
 
 @dataclass(frozen=True)
@@ -104,12 +105,23 @@ def placed_rewards(batch: Batch, placed: Sequence[Sequence[tuple[int, float]]]) 
 
 
 def as_batch(responses: Sequence[Response]) -> Batch:
-    """Prompt and response as one document each; the response's tokens alone are trained."""
-    examples = []
+    """Prompt and response as one document each; the response's tokens alone are trained.
+
+    Of episodes, only what the policy drew; the stream `observed` marks the cells of what it was
+    told.
+    """
+    examples, observed = [], []
     for each in responses:
         tokens = np.array([*each.prompt, *each.tokens], np.int64)
-        examples.append(Example(tokens, np.arange(len(tokens)) >= len(each.prompt)))
+        mask = np.arange(len(tokens)) >= len(each.prompt)
+        if isinstance(each, Dialogue):
+            nothing = np.zeros(len(each.prompt) - 1, np.float32)
+            mask[len(each.prompt) :] = each.drawn
+            observed += [nothing, ~each.drawn]
+        examples.append(Example(tokens, mask))
     batch = Batch.language(examples)
+    if observed:
+        batch.streams["observed"] = torch.from_numpy(np.concatenate(observed).astype(np.float32))
     batch.documents["prompt_tokens"] = torch.tensor([len(each.prompt) for each in responses])
     return batch
 

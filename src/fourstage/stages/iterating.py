@@ -57,6 +57,10 @@ class Iterations(ABC):
         documents = self.together * part[:, None] + np.arange(self.together)
         return self.rollouts.select(documents.flatten().tolist())
 
+    def close(self) -> None:
+        """Lets go of what draws."""
+        self.drawer.close()
+
     def metrics(self) -> dict[str, float]:
         """Means of the newest responses: reward, gold, KL in nats a response, and others."""
         return dict(self.numbers)

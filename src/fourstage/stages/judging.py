@@ -7,6 +7,7 @@ batch, a service gets each response once, and every process learns from the same
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from fourstage.environments.building import build as environments_of
+from fourstage.environments.contracts import told
+from fourstage.environments.hosting import Environments
 from fourstage.evaluation.alignment import reward_rows
 from fourstage.evaluation.estimates import Numbers
 from fourstage.evaluation.responses import Response
@@ -32,6 +36,7 @@ from fourstage.recipe.rl import PLACING, RL
 from fourstage.rewards.building import build
 from fourstage.rewards.contracts import Item, Outcome, item_of
 from fourstage.rewards.total import Judged, Rewards
+from fourstage.stages import playing
 from fourstage.stages.watching import Watch, shared_scores
 from fourstage.tasks import Task
 
@@ -65,6 +70,7 @@ class Judge:
     Attributes:
         section: `rl` of a resolved recipe.
         reward_model: None where nothing asks it.
+        lock: held by the thread that asks the parts or plays with the environment.
         missing_end: what counts in place of its score for a response without an end; None leaves
             the score.
         watch: what its scores are held against, iteration by iteration.
@@ -77,8 +83,12 @@ class Judge:
     missing_end: float | None = None
     watch: Watch | None = None
     rewards: Rewards = field(init=False)
+    environments: Environments | None = field(init=False)
+    lock: threading.Lock = field(init=False, default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
+        environment = self.section.environment
+        self.environments = environments_of(environment) if environment is not None else None
         self.rewards = build(self.section.rewards, self.section.max_new_tokens or 1)
 
     def __enter__(self) -> Judge:
@@ -91,6 +101,8 @@ class Judge:
         trace: TracebackType | None,
     ) -> None:
         self.rewards.close()
+        if self.environments is not None:
+            self.environments.close()
 
     def start(self, tasks: Sequence[Task], say: Callable[[str], None] = print) -> None:
         """Gets the parts ready, on the process that asks them, and has them look at the rows.
@@ -101,6 +113,8 @@ class Judge:
         if self.group.writes and self.section.rewards:
             self.rewards.start(say)
             self.rewards.check(item_of(task, "", True, 0) for task in tasks)
+        if self.group.writes and self.environments is not None:
+            self.environments.start(say, [told(task) for task in tasks[:1]])
 
     @property
     def has_parts(self) -> bool:
@@ -121,18 +135,32 @@ class Judge:
 
     def alone(self) -> Judge:
         """The same parts for the process that writes, without the others and the penalty."""
-        found = replace(self, group=Group(), missing_end=None)
-        found.rewards = self.rewards
+        return self._with(group=Group(), missing_end=None)
+
+    def beside(self, group: Group) -> Judge:
+        """The same parts for a thread, which has sums of its own."""
+        return self._with(group=group)
+
+    def _with(self, **changes: Any) -> Judge:
+        found = replace(self, **changes)
+        found.rewards, found.environments = self.rewards, self.environments
+        found.lock = self.lock
         return found
 
     def __call__(self, tasks: Sequence[Task], responses: Sequence[Response]) -> Judged:
         """The sums and the parts of responses to these tasks; all processes call it."""
+        if self.environments is not None:
+            by_turn = self.section.environment.credit == "turn"
+            return playing.judged(playing.dialogues(responses), by_turn)
         learned = self.learned(responses) if self.reward_model is not None else None
         items = self._items(tasks, responses, learned)
         if not self.has_parts:
             judged = self.rewards.score(items)
         else:
-            here = self.rewards.score(items) if self.group.writes else None
+            here = None
+            if self.group.writes:
+                with self.lock:
+                    here = self.rewards.score(items)
             judged = _judged(self.group.tell(_plain(here) if here else None))
         if learned is None:
             return judged
@@ -199,7 +227,7 @@ class Judge:
         """`reward/NAME` and `reward_faults/NAME` of each part, of a reward model alone its faults,
         if any; and what is watched of it on the responses that were judged."""
         found = judged.metrics()
-        if not self.section.rewards:
+        if not self.section.rewards and self.environments is None:
             found = {name: value for name, value in found.items() if "faults" in name and value}
         if self.watch is None or self.reward_model is None or not responses:
             return found
@@ -243,14 +271,22 @@ class Judge:
 
 
 def check_rewards(section: RL, tasks: Sequence[Task], say: Callable[[str], None]) -> None:
-    """Starts the parts, has them look at the rows, and ends them.
+    """Starts the parts or the environment, has them look at the rows, and ends them.
 
     Raises:
-        InputError: a line for each part that cannot work, or cannot judge some rows.
+        InputError: a line for each part that cannot work, or cannot judge some rows; an environment
+            that does not begin.
     """
     with build(section.rewards, section.max_new_tokens or 1) as rewards:
-        rewards.start(say)
-        rewards.check(item_of(task, "", True, 0) for task in tasks)
+        if section.rewards:
+            rewards.start(say)
+            rewards.check(item_of(task, "", True, 0) for task in tasks)
+    if section.environment is not None:
+        environments = environments_of(section.environment)
+        try:
+            environments.start(say, [told(task) for task in tasks[:1]])
+        finally:
+            environments.close()
 
 
 def told_of_faults(faults: Counter[str], responses: int, known: set[str]) -> list[str]:

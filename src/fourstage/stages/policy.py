@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
+from typing import Any
 
 from fourstage.data.drawing import text_source
 from fourstage.data.store import Store
@@ -12,6 +14,7 @@ from fourstage.objectives.critic_first import CriticFirst
 from fourstage.objectives.objective import Objective
 from fourstage.objectives.policy_gradient import PolicyGradient
 from fourstage.recipe import RL
+from fourstage.stages import engines, played
 from fourstage.stages.context import StageContext
 from fourstage.stages.datafiles import sample_tasks
 from fourstage.stages.episodes import Players
@@ -41,20 +44,27 @@ def train(
         group,
         context.say if group.writes else lambda line: None,
         judge,
+        engines.started(context),
     )
     rates = {}
     if players.trained.critic is not None:
         rates = {"critic.": section.critic_learning_rate / section.learning_rate}
-    return context.train(
-        players.trained,
-        objective_of(section),
-        source,
-        guards=guards(context),
-        sample=lambda step: answers(
-            context, players.trained.policy, sample_tasks(context), judge.alone()
-        ),
-        rate_multipliers=rates,
-    )
+    with closing(source):
+        return context.train(
+            players.trained,
+            objective_of(section),
+            source,
+            guards=guards(context),
+            sample=lambda step: _samples(context, players, judge),
+            rate_multipliers=rates,
+        )
+
+
+def _samples(context: StageContext, players: Players, judge: Judge) -> list[dict[str, Any]]:
+    tasks, model = sample_tasks(context), players.trained.policy
+    if judge.environments is not None:
+        return played.samples(context, model, tasks, judge)
+    return answers(context, model, tasks, judge.alone())
 
 
 def objective_of(section: RL) -> Objective:

@@ -52,6 +52,8 @@ def trains_responses(module: nn.Module, objective: Objective, batch: Batch) -> N
     """
     first = batch.documents["prompt_tokens"] - 1
     responses = batch.positions >= first[batch.document_ids]
+    if "observed" in batch.streams:
+        responses &= batch.streams["observed"] == 0
     if "left_out" in batch.documents:
         responses &= batch.documents["left_out"][batch.document_ids] == 0
     weights = batch.streams["loss_weights"]

@@ -37,7 +37,7 @@ from fourstage.model.transformer import Transformer
 from fourstage.recipe import RL
 from fourstage.recipe.preference import compares, distils, draws, reads_comparisons
 from fourstage.reporting.alarms import alarms
-from fourstage.stages import distilling, policy, preference
+from fourstage.stages import distilling, played, policy, preference
 from fourstage.stages.adapting import narrow
 from fourstage.stages.context import StageContext
 from fourstage.stages.datafiles import held_out_tasks, reference_rows, training_tasks
@@ -226,6 +226,7 @@ def _before(context: StageContext, players: Players, held_out: HeldOut, judge: J
     numbers = gold_ceiling(tasks).update(gold_rewards("gold_reward_sft", tasks, responses))
     numbers.update(judge.alone().measured("_sft", tasks, responses))
     numbers.update(_accuracy("accuracy_sft", context, model, tasks, judge))
+    numbers.update(played.measured(context, model, tasks, judge, "_sft"))
     if players.reward_model is not None and responses:
         numbers.update(_familiarity(context, players.reward_model, tasks, responses, judge))
     return numbers
@@ -256,6 +257,7 @@ def _after(context: StageContext, players: Players, held_out: HeldOut, judge: Ju
     numbers = gold_rewards("gold_reward", tasks, responses)
     numbers.update(judge.alone().measured("", tasks, responses))
     numbers.update(_accuracy("accuracy", context, policy, tasks, judge))
+    numbers.update(played.measured(context, policy, tasks, judge, ""))
     numbers.add_means("kl", kl_per_response(policy, _chat_model(context, players), responses))
     numbers.add_means("response_tokens", [len(each.tokens) for each in responses])
     numbers.add_means("finished", [each.finished for each in responses])

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from fourstage.data.batch import Batch
-from fourstage.evaluation.responses import Response
 from fourstage.evaluation.scoring import trained_logprobs, trained_values
+from fourstage.generation.elsewhere import Elsewhere
 from fourstage.objectives.advantages import explained_variance
 from fourstage.objectives.estimating import estimate, leave_out
 from fourstage.objectives.kl import AdaptiveKL, k1
 from fourstage.parallel.group import Group
 from fourstage.recipe import RL
+from fourstage.stages.ahead import Ahead, Drawn, frozen_copy
 from fourstage.stages.drawing import Drawer
 from fourstage.stages.episodes import Players, of_each, with_text
 from fourstage.stages.iterating import Iterations
@@ -43,6 +44,7 @@ class RolloutSource(Iterations):
         group: processes that deal out prompts and responses among them; each then has them all.
         say: prints a line.
         judge: gives responses their numbers; else the reward model alone.
+        elsewhere: draws in place of the engine here.
 
     Attributes:
         algorithm: its row, with what the section changes.
@@ -60,10 +62,16 @@ class RolloutSource(Iterations):
         group: Group | None = None,
         say: Callable[[str], None] = print,
         judge: Judge | None = None,
+        elsewhere: Elsewhere | None = None,
     ):
         self.group = group or Group()
-        policy = players.trained.policy
-        super().__init__(Drawer(policy, tokenizer, tasks, section, seed, self.group, say))
+        policy, behind = players.trained.policy, bool(section.behind)
+        rolling = policy
+        if behind:
+            rolling = frozen_copy(policy, section.rollout_device, self.group.world_size)
+        # A thread has sums of its own.
+        drawing = self.group.beside() if behind else self.group
+        super().__init__(Drawer(rolling, tokenizer, tasks, section, seed, drawing, say, elsewhere))
         self.players = players
         self.algorithm = section.row()
         self.mix = mix
@@ -71,6 +79,8 @@ class RolloutSource(Iterations):
         self.judge = judge or Judge(
             section, tokenizer, players.reward_model, self.group, missing_end=penalty
         )
+        self.ahead = Ahead(policy, rolling, self._drawn) if behind else None
+        self._drawing_judge = self.judge.beside(drawing) if behind else self.judge
         beta = self.algorithm.kl_coefficient
         self.kl = AdaptiveKL(beta, section.kl_target, section.kl_horizon)
         self.resets = 0
@@ -96,20 +106,50 @@ class RolloutSource(Iterations):
     def roll(self, iteration: int) -> Batch:
         """Samples, scores and values the responses of an iteration."""
         self._reset_reference(iteration)
-        drawn = self.drawer.draw(iteration, self.judge)
-        responses = [drawn.responses[index] for index in drawn.kept]
-        batch = drawn.batch()
-        self._add_logprobs(batch, responses)
-        self.numbers = {"iteration": iteration, **self.drawer.numbers(drawn, self.judge)}
+        batch, told = self._next(iteration)
+        cut = batch.documents.pop("cut", None)
+        self._add_logprobs(batch)
+        self.numbers = {"iteration": iteration, **told}
         self._add_advantages(batch)
         kl = self.numbers.get("kl")
         if kl is not None and not self._warms_up(iteration):
-            self.kl.update(kl, len(responses))
-        if self.section.overlong == "leave_out":
-            cut = torch.tensor([not each.finished for each in responses])
+            self.kl.update(kl, len(batch.lengths))
+        if cut is not None:
             self.numbers["left_out"] = float(cut.float().mean())
             batch = leave_out(batch, cut)
         return batch
+
+    def _next(self, iteration: int) -> Drawn:
+        """What an iteration drew; one that is ahead begins with the next."""
+        if self.ahead is None:
+            return self._drawn(iteration)
+        drawn = self.ahead.take(iteration)
+        steps = self.section.steps
+        if steps is None or (iteration + 1) * self.updates < steps:
+            self.ahead.start(iteration + 1)
+        return drawn
+
+    def _drawn(self, iteration: int) -> Drawn:
+        """The responses of an iteration with their scores, and as how likely they were drawn."""
+        drawn = self.drawer.draw(iteration, self._drawing_judge)
+        responses = [drawn.responses[index] for index in drawn.kept]
+        batch = drawn.batch()
+        logprobs = torch.from_numpy(np.concatenate([each.logprobs for each in responses]))
+        trained = batch.streams["loss_weights"] != 0
+        batch.streams["rollout_logprobs"] = torch.zeros(batch.cells).masked_scatter(
+            trained, logprobs.float()
+        )
+        if self.section.overlong == "leave_out":
+            batch.documents["cut"] = torch.tensor([not each.finished for each in responses])
+        return batch, self.drawer.numbers(drawn, self._drawing_judge)
+
+    def close(self) -> None:
+        """Waits for what is being drawn, whatever ended training."""
+        try:
+            if self.ahead is not None:
+                self.ahead.wait()
+        finally:
+            super().close()
 
     def _warms_up(self, iteration: int) -> bool:
         """Whether the critic alone is trained."""
@@ -126,20 +166,18 @@ class RolloutSource(Iterations):
         self._reference = {name: value.detach().cpu().clone() for name, value in policy.items()}
         reference.load_state_dict(self._reference)
 
-    def _add_logprobs(self, batch: Batch, responses: Sequence[Response]) -> None:
-        """Log-probabilities under the policy now, the reference, and as they were drawn; values.
+    def _add_logprobs(self, batch: Batch) -> None:
+        """Log-probabilities under the policy now and the reference; values.
 
-        Where the update's own pass tells how likely the responses are to the policy, those that
-        they were drawn with stand for it: a forward pass less.
+        `old_logprobs` are of the policy at the start of the iteration, also where it was drawn with
+        earlier weights: ratios are clipped around these, and a correction weighs what the earlier
+        ones drew (decoupled PPO: Hilton et al., 2021; Fu et al., *AReaL*, 2025, eq. 5). Where the
+        update's own pass tells them, those that responses were drawn with stand for them: a forward
+        pass less.
         """
         temperature, streams = self.section.temperature, batch.streams
         policy, critic = self.players.trained.policy, self.players.trained.critic
         reference = self.players.reference
-        drawn = torch.from_numpy(np.concatenate([each.logprobs for each in responses]))
-        trained = streams["loss_weights"] != 0
-        streams["rollout_logprobs"] = torch.zeros(batch.cells).masked_scatter(
-            trained, drawn.float()
-        )
         if self.section.is_on_policy:
             streams["old_logprobs"] = streams["rollout_logprobs"].clone()
         else:
@@ -177,15 +215,22 @@ class RolloutSource(Iterations):
             )
 
     def state(self) -> dict[str, Any]:
-        return super().state() | {
-            "kl": self.kl.state(),
-            "mix": self.mix.state() if self.mix else {},
-            "resets": self.resets,
-            "reference": self._reference,
-        }
+        ahead = {"ahead": self.ahead.state()} if self.ahead is not None else {}
+        return (
+            super().state()
+            | ahead
+            | {
+                "kl": self.kl.state(),
+                "mix": self.mix.state() if self.mix else {},
+                "resets": self.resets,
+                "reference": self._reference,
+            }
+        )
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
+        if self.ahead is not None:
+            self.ahead.restore(state.get("ahead", {}))
         self.kl.restore(state["kl"])
         if self.mix:
             self.mix.restore(state["mix"])
