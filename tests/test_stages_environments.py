@@ -13,6 +13,7 @@ from environments_support import GAME, SUMS, TURNS, player, section, source
 from evaluation_support import tokenizer
 from fourstage.environments.guess import Guess
 from fourstage.objectives.algorithms import ALGORITHMS
+from fourstage.objectives.estimating import PLACED
 from fourstage.objectives.logprobs import logprobs
 from fourstage.stages.playing import Dialogue, transcript
 from fourstage.stages.policy import objective_of

@@ -149,8 +149,9 @@ class Judge:
 
     def __call__(self, tasks: Sequence[Task], responses: Sequence[Response]) -> Judged:
         """The sums and the parts of responses to these tasks; all processes call it."""
-        if self.environments is not None:
-            by_turn = self.section.environment.credit == "turn"
+        played = self.section.environment
+        if played is not None:
+            by_turn = played.credit == "turn"
             return playing.judged(playing.dialogues(responses), by_turn)
         learned = self.learned(responses) if self.reward_model is not None else None
         items = self._items(tasks, responses, learned)
