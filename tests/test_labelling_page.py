@@ -199,9 +199,11 @@ def test_a_label_that_cannot_be_written_ends_the_session_and_says_so(tmp_path, m
         def answer() -> None:
             told.append(browser.post("answer", version=0, verdict="tie"))
 
-        threading.Thread(target=answer).start()
+        answering = threading.Thread(target=answer)
+        answering.start()
         with pytest.raises(MachineError, match="the disk is full"):
             server.wait()
+        answering.join()
     assert told[0]["status"] == 500 and "not saved: cannot write it" in told[0]["note"]
 
 

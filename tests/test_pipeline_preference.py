@@ -241,6 +241,7 @@ def test_a_stage_that_compares_nothing_has_the_hash_of_one_that_could_not():
     recipe = resolve(tiny())[0]
     section = recipe.to_dict()["rl"]
     unsaid = ("online", "preference", "distil", "step_rewards")
+    unsaid += ("environment", "behind", "rollout_device", "engine")
     assert {section.pop(name) for name in unsaid} == {None}
     section = {name: v for name, v in section.items() if not name.endswith("_every")}
     for name in ("from", "reward_model", "micro_batch_tokens", "checkpoint_seconds"):
