@@ -62,6 +62,9 @@ class EnvironmentSection(Section):
             raise ValueError("kind=own needs path: write module:Class or file.py:Class")
         if self.kind != "own" and self.path is not None:
             raise ValueError(f"path={self.path} is of kind=own, not {self.kind}: write kind=own")
+        for name in ("seconds", "workers"):
+            if self.kind != "own" and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is of kind=own, not {self.kind}: leave it out")
         try:
             if self.path is not None:
                 split_name(self.path, "path")
