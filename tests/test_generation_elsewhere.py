@@ -28,7 +28,8 @@ from fourstage.generation.servers import OPENAI, SGLANG, Server
 from fourstage.generation.vllm_engine import Vllm
 from fourstage.interchange import load_model
 from fourstage.interchange.weights import import_weights
-from fourstage.planning import resolve
+from fourstage.planning import DataFacts, model_config, resolve
+from fourstage.planning.steps import largest_fit, planned_share
 from fourstage.posting import Poster
 from fourstage.recipe import RL
 from fourstage.recipe.rollouts import EngineSection
@@ -390,6 +391,19 @@ def test_another_engine_is_corrected_for():
     recipe, _ = resolve(tiny("rl.engine.kind=ray", "rl.engine.actors=2"))
     assert recipe.rl.correction == "tis"
     assert recipe.rl.engine is not None
+
+
+def test_training_is_planned_with_the_memory_that_vllm_leaves():
+    vllm = ("rl.engine.kind=vllm", "rl.engine.memory=0.25")
+    plain, beside = (resolve(tiny(*more))[0] for more in ((), vllm))
+    assert planned_share(beside, "rl") == plain.compute.memory - 0.25
+    assert planned_share(beside, "sft") == planned_share(plain, "rl") == plain.compute.memory
+    facts = DataFacts(device="cuda", memory_bytes=2e8)
+    config = model_config(plain)
+    sizes = [largest_fit(config, each, "rl", facts).micro_batch_tokens for each in (plain, beside)]
+    assert 0 < sizes[1] < sizes[0]
+    with pytest.raises(InputError, match=r"leaves nothing of compute\.memory=0\.8"):
+        tiny("rl.engine.kind=vllm", "rl.engine.memory=0.9")
 
 
 @pytest.mark.parametrize(
