@@ -238,6 +238,17 @@ def test_what_an_episode_holds_is_closed_however_it_ends():
     assert len(ended) == 3
 
 
+def test_one_that_does_not_begin_is_closed_too():
+    ended = []
+
+    def reset(task, seed):
+        raise KeyError("nothing here")
+
+    host = Host(lambda: SimpleNamespace(reset=reset, step=None, close=lambda: ended.append(1)))
+    (opening,) = Environments(lambda: host).reset([TASK], [0])
+    assert "nothing here" in opening.fault and ended == [1]
+
+
 def test_a_task_is_told_with_its_row():
     task = Task("add", "own", {"reference": "7", "columns": {"level": 2}})
     assert told(task) == {"prompt": "add", "ground_truth": "7", "columns": {"level": 2}}
@@ -249,6 +260,7 @@ def test_a_task_is_told_with_its_row():
         ({"environment": {"kind": "guess", "options": {"higest": 3}}}, "did you mean 'highest'?"),
         ({"environment": {"kind": "guess", "options": {"highest": "x"}}}, "write a whole number"),
         ({"environment": {"kind": "guess", "options": {"highest": 1}}}, "write 2 or more"),
+        ({"environment": {"kind": "guess", "workers": 2}}, "workers is of kind=own, not guess"),
         ({"environment": {"kind": "own"}}, "kind=own needs path"),
         ({"environment": {"kind": "guess", "path": "a.py:B"}}, "write kind=own"),
         ({"environment": {"kind": "own", "path": "B"}}, "such as game.py:Game"),

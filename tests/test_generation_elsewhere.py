@@ -22,13 +22,14 @@ from evaluation_support import model, tokenizer
 from fourstage.errors import InputError, MachineError
 from fourstage.generation.actors import RayActors
 from fourstage.generation.elsewhere import completion
-from fourstage.generation.engine import Engine
+from fourstage.generation.engine import Completion, Engine
 from fourstage.generation.sampling import Sampling
 from fourstage.generation.servers import OPENAI, SGLANG, Server
 from fourstage.generation.vllm_engine import Vllm
 from fourstage.interchange import load_model
 from fourstage.interchange.weights import import_weights
-from fourstage.planning import resolve
+from fourstage.planning import DataFacts, model_config, resolve
+from fourstage.planning.steps import largest_fit, planned_share
 from fourstage.posting import Poster
 from fourstage.recipe import RL
 from fourstage.recipe.rollouts import EngineSection
@@ -304,6 +305,45 @@ def test_vllm_is_given_the_weights_tensor_by_tensor(monkeypatch, tmp_path):
     assert len(list((tmp_path / "weights").iterdir())) == 1
 
 
+def test_a_cluster_that_is_not_there_is_one_line(monkeypatch):
+    stand_in_for_ray(monkeypatch)
+
+    def init(**options: Any) -> None:
+        raise ConnectionError("could not connect\nfor long")
+
+    monkeypatch.setattr(sys.modules["ray"], "init", init)
+    with pytest.raises(
+        InputError, match=r"no cluster 10\.0\.0\.1:9 \(for long\): write rl"
+    ) as error:
+        RayActors(1, address="10.0.0.1:9").start(lambda line: None)
+    assert "\n" not in str(error.value)
+
+
+def test_a_vllm_that_does_not_start_is_one_line(monkeypatch, tmp_path):
+    def without_memory(**options: Any) -> None:
+        raise ValueError("\nNo available memory for the cache blocks.")
+
+    vllm: Any = ModuleType("vllm")
+    vllm.LLM = without_memory
+    monkeypatch.setitem(sys.modules, "vllm", vllm)
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    made = Vllm(WeightFolders(tmp_path / "weights", tokenizer()), 0.1)
+    with pytest.raises(MachineError, match=r"memory=0\.1 \(No available memory") as error:
+        made.take(model(1))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("token", "words"), [(None, "no such"), ("a\nb", "a line break")])
+def test_a_token_that_cannot_be_sent_is_refused_before_anything_is(monkeypatch, token, words):
+    monkeypatch.delenv("TOKEN", raising=False)
+    if token is not None:
+        monkeypatch.setenv("TOKEN", token)
+    with Service() as service:
+        with pytest.raises(InputError, match=rf"rl\.engine\.token_env=TOKEN: .*{words}"):
+            server(service, token_env="TOKEN").start(lambda line: None)
+        assert not service.requests
+
+
 @pytest.mark.parametrize("kind", ["vllm", "ray"])
 def test_a_library_that_is_missing_is_one_line(monkeypatch, tmp_path, kind):
     monkeypatch.setitem(sys.modules, kind, None)
@@ -334,10 +374,36 @@ def test_rollouts_from_a_server_are_those_of_the_policy(tmp_path):
         made.close()
 
 
+def test_ids_of_another_vocabulary_end_the_run_in_words():
+    class Strange:
+        def take(self, model): ...
+        def generate(self, prompts, sampling, seeds):
+            return [Completion([99_999], np.zeros(1, np.float32), "stop") for _ in prompts]
+
+    told = section(algorithm="grpo", group=4, rewards=WORDS, engine={"kind": "ray"})
+    elsewhere: Any = Strange()
+    made = RolloutSource(players(False), tokenizer(), TASKS, told, seed=0, elsewhere=elsewhere)
+    with pytest.raises(MachineError, match="drew token 99999, outside the policy's vocabulary"):
+        made.batch(0)
+
+
 def test_another_engine_is_corrected_for():
     recipe, _ = resolve(tiny("rl.engine.kind=ray", "rl.engine.actors=2"))
     assert recipe.rl.correction == "tis"
     assert recipe.rl.engine is not None
+
+
+def test_training_is_planned_with_the_memory_that_vllm_leaves():
+    vllm = ("rl.engine.kind=vllm", "rl.engine.memory=0.25")
+    plain, beside = (resolve(tiny(*more))[0] for more in ((), vllm))
+    assert planned_share(beside, "rl") == plain.compute.memory - 0.25
+    assert planned_share(beside, "sft") == planned_share(plain, "rl") == plain.compute.memory
+    facts = DataFacts(device="cuda", memory_bytes=2e8)
+    config = model_config(plain)
+    sizes = [largest_fit(config, each, "rl", facts).micro_batch_tokens for each in (plain, beside)]
+    assert 0 < sizes[1] < sizes[0]
+    with pytest.raises(InputError, match=r"leaves nothing of compute\.memory=0\.8"):
+        tiny("rl.engine.kind=vllm", "rl.engine.memory=0.9")
 
 
 @pytest.mark.parametrize(
@@ -345,6 +411,7 @@ def test_another_engine_is_corrected_for():
     [
         ({"engine": {"kind": "openai"}}, "needs url"),
         ({"engine": {"kind": "openai", "url": "localhost:8000"}}, "write http://HOST:PORT/PATH"),
+        ({"engine": {"kind": "openai", "url": "http://a/\u00fc"}}, "write http://HOST:PORT/PATH"),
         ({"engine": {"kind": "openai", "url": "http://a:1/v1"}}, "without update would draw"),
         ({"engine": {"kind": "openai", "url": "http://u:p@a/v1"}}, "holds a password"),
         ({"engine": {"kind": "ray", "memory": 0.5}}, "memory is not of kind=ray"),

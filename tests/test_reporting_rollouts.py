@@ -125,6 +125,56 @@ def test_rollouts_of_which_only_the_text_is_held_are_shown():
     assert "no numbers to colour by" in text and "episode 1 of 2: score −1, 1 tokens" in text
 
 
+def conversation() -> Batch:
+    """An answer of one token, two that an environment wrote, and another answer of one."""
+    row, mask = [1, 2, 3, 4, 5], [0, 1, 0, 0, 1]
+    batch = Batch.language([Example(np.array(row), np.array(mask, bool))])
+    trained = batch.streams["loss_weights"] != 0
+    batch.streams["observed"] = (~trained).float()
+    for place, name in enumerate(STREAMS):
+        batch.streams[name] = torch.where(trained, torch.arange(4.0) + place + 1, 0.0)
+    batch.documents |= {"scores": torch.tensor([0.5]), "prompt_tokens": torch.tensor([1])}
+    return batch
+
+
+def test_what_an_environment_wrote_is_shown_and_has_no_numbers():
+    (episode,) = episodes_of(conversation())
+    assert (episode.prompt, episode.response) == ([1], [2, 3, 4, 5])
+    assert episode.drawn.tolist() == [True, False, False, True]
+    assert "2 tokens" in episode.summary(1)
+    rows = [line.split() for line in printed(conversation()).splitlines()]
+    assert ["2", "c"] in rows and ["3", "d"] in rows
+    assert ["4", "e", "+4.000"] in [row[:3] for row in rows]
+    page = rollout_page([episode], [episode], Letters(), "title", "words")
+    assert page.count("written by the environment") == 2
+
+
+@pytest.mark.parametrize("kind", ["token", "sequence_mean"])
+def test_the_ratio_of_an_episode_counts_what_the_policy_drew(policy, kind):
+    batch = conversation()
+    now = trained_logprobs(policy, batch)
+    batch.streams["old_logprobs"] = now - torch.tensor([0.4, 0.0, 0.0, 0.2])
+    (episode,) = episodes_of(with_present(batch, policy, ALGORITHMS[kind]))
+    gaps = {"token": [0.4, 0.2], "sequence_mean": [0.3, 0.3]}[kind]
+    wanted = torch.tensor([gaps[0], 0.0, 0.0, gaps[1]]).exp()
+    torch.testing.assert_close(episode.columns["ratio"], wanted)
+    assert not episode.columns["now"][1:3].any()
+    assert not episode.clipped[1:3].any()
+
+
+def test_an_episode_is_finished_where_all_its_answers_are_and_has_no_gold(run):
+    from fourstage.reporting.batches import open_tokenizer
+    from fourstage.stages.revisiting import with_outcomes
+
+    tokenizer = open_tokenizer(run)
+    stop = tokenizer.end_of_turn
+    for first, is_finished in ((stop, True), (7, False)):
+        batch = conversation()
+        batch.tokens[1], batch.targets[0], batch.targets[3] = first, first, stop
+        (episode,) = episodes_of(with_outcomes(batch, run, tokenizer, [0]))
+        assert episode.is_finished == is_finished and "gold" not in episode.numbers
+
+
 def held(folder, source, step: int) -> Checkpoints:
     checkpoints = Checkpoints(folder / "rl" / "checkpoints", keep=9)
     checkpoints.save(Snapshot(step, {"model": {"w": torch.zeros(1)}}, {}, source))

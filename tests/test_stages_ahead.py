@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import numpy as np
@@ -92,6 +93,26 @@ def test_a_killed_run_goes_on_with_what_was_pending(tmp_path, kind):
     assert whole.drawer.place == resumed.drawer.place
     for each in (whole, resumed):
         each.close()
+
+
+def test_what_is_being_drawn_as_a_run_goes_back_leaves_no_trace(monkeypatch):
+    made = source(**GROUPS)
+    made.batch(0)
+    state = made.state()
+    real, may_go_on = made.drawer.generate, threading.Event()
+
+    def generate(prompts, seeds):
+        may_go_on.wait(60)
+        return real(prompts, seeds)
+
+    monkeypatch.setattr(made.drawer, "generate", generate)
+    made.batch(made.updates)
+    threading.Timer(0.2, may_go_on.set).start()
+    made.restore(state)
+    assert made.drawer.place == state["place"]
+    assert made.ahead is not None
+    assert made.ahead.state()["iteration"] == state["ahead"]["iteration"]
+    made.close()
 
 
 def test_what_takes_longer_changes_no_bits(tmp_path, monkeypatch):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +16,17 @@ from fourstage.adapters.adapting import adapt, base_of
 from fourstage.data.batch import Batch, Example
 from fourstage.data.compared import compared, judged, last_response, pair_rows, pairs_of, prompts_of
 from fourstage.data.store import Store, write_store
+from fourstage.errors import MachineError
 from fourstage.evaluation.implicit import objective_on, pairs_in_order
 from fourstage.model.actor_critic import ActorCritic
 from fourstage.objectives.kto import KTO
 from fourstage.objectives.preference import DirectPreference
 from fourstage.objectives.preferences import preference_of
 from fourstage.parallel.group import Group
+from fourstage.recipe import RL
 from fourstage.recipe.adapter import Adapter
+from fourstage.recipe.preference import PreferenceSection
+from fourstage.stages import online, preference
 from fourstage.stages.preference import Finishing, GivenSource, starts_at_reference
 from fourstage.training.diagnosis import diagnose
 from fourstage.training.guards import GuardFailed
@@ -242,3 +248,27 @@ def test_judgements_of_weight_nothing_give_no_z(store):
     batch.streams["ref_logprobs"] = torch.zeros(batch.cells)
     told = KTO().informed(batch, torch.zeros(2))
     assert told.documents["z"].tolist() == [0.0] * 5
+
+
+def test_what_draws_elsewhere_is_let_go_of_however_training_ends(monkeypatch):
+    closed = []
+
+    class Drawn(online.OnlinePairs):
+        def __init__(self): ...
+
+        def close(self):
+            closed.append(1)
+
+    def fails(*given, **more):
+        raise MachineError("no memory")
+
+    finishing = SimpleNamespace(reference=None)
+    monkeypatch.setattr(online, "online_source", lambda *given: Drawn())
+    monkeypatch.setattr(preference, "_finishing", lambda *given: finishing)
+    section = RL(algorithm="dpo", online=True, preference=PreferenceSection())
+    context: Any = SimpleNamespace(section=section, group=Group(), train=fails)
+    players: Any = SimpleNamespace(trained=None, reward_model=None)
+    judge: Any = None
+    with pytest.raises(MachineError, match="no memory"):
+        preference.train(context, players, [], judge)
+    assert closed == [1]

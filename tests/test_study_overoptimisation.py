@@ -179,6 +179,11 @@ REFUSED = {
         lambda run: None,
         "rl.rewards alone",
     ),
+    "paid by an environment": (
+        ["rl.algorithm=grpo", "rl.environment.kind=guess"],
+        lambda run: None,
+        "paid by rl.environment",
+    ),
 }
 
 
@@ -196,6 +201,15 @@ def test_what_cannot_be_studied_is_refused_before_anything_is_drawn(case, run, t
     with pytest.raises(InputError, match=words):
         studied(copy, tmp_path / "study")
     assert not (tmp_path / "study" / "samples").exists()
+
+
+@pytest.mark.parametrize("option", ["gold", "rivals"])
+def test_what_is_no_reward_model_is_refused_before_anything_is_drawn(option, run, tmp_path):
+    folder = run / "sft" / "model"
+    named = {"gold": folder} if option == "gold" else {"rivals": (folder,)}
+    with pytest.raises(InputError, match=r"--(gold|reward-model) .*: no reward model; give"):
+        studied(run, tmp_path, Asked(8, 4, device="cpu", **named))
+    assert not (tmp_path / "samples").exists()
 
 
 def test_a_run_without_a_kl_coefficient_is_not_trained_at_others(run, tmp_path):

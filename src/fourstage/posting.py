@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
+from fourstage.errors import InputError
+
 Read = TypeVar("Read")
 # Answers that may be others a little later.
 _AGAIN = (408, 409, 425, 429, 500, 502, 503, 504, 529)
@@ -52,6 +54,23 @@ def address(url: str) -> SplitResult | None:
         if is_address and where.username is None and url.isascii() and url.isprintable():
             return where
     return None
+
+
+def check_key(name: str, variable: str | None) -> None:
+    """Raises `InputError` where an environment variable that is to hold a token holds none.
+
+    Args:
+        name: of the key of a recipe that names the variable.
+    """
+    if variable is None:
+        return
+    token = os.environ.get(variable)
+    if not token:
+        raise InputError(f"{name}={variable}: there is no such environment variable")
+    if not token.isascii() or not token.isprintable():
+        raise InputError(
+            f"{name}={variable}: the variable holds a line break or a letter that no token has"
+        )
 
 
 def bearer(variable: str | None) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -49,22 +49,17 @@ class Host:
     def __call__(self, request: Request) -> Any:
         environment, taken = self._alive.pop(request.key, (None, 0))
         if request.is_end:
-            return self._ended(environment)
+            return _close(environment)
         if environment is None or taken != len(request.responses) - 1:
-            self._ended(environment)
+            _close(environment)
             environment, first = self._begun(request)
             if not request.responses:
                 self._alive[request.key] = environment, 0
                 return first
-        try:
+        with self._ended_by_a_fault(environment):
             observation, reward, done = _step_of(environment.step(request.responses[-1]))
-        except BaseException:
-            # What it ended with is told, and not what closing adds to that.
-            with contextlib.suppress(Exception):
-                self._ended(environment)
-            raise
         if done:
-            self._ended(environment)
+            _close(environment)
         else:
             self._alive[request.key] = environment, len(request.responses)
         return observation, reward, done
@@ -72,15 +67,21 @@ class Host:
     def _begun(self, request: Request) -> tuple[Any, Any]:
         """The environment as it was before the newest response, and what it first said."""
         environment = self.make()
-        first = _messages_of(environment.reset(request.task, request.seed))
-        for response in request.responses[:-1]:
-            environment.step(response)
+        with self._ended_by_a_fault(environment):
+            first = _messages_of(environment.reset(request.task, request.seed))
+            for response in request.responses[:-1]:
+                environment.step(response)
         return environment, first
 
-    def _ended(self, environment: Any) -> None:
-        close = getattr(environment, "close", None)
-        if close is not None:
-            close()
+    @contextlib.contextmanager
+    def _ended_by_a_fault(self, environment: Any) -> Generator[None]:
+        try:
+            yield
+        except BaseException:
+            # What it ended with is told, and not what closing adds to that.
+            with contextlib.suppress(Exception):
+                _close(environment)
+            raise
 
 
 class Environments:
@@ -189,7 +190,16 @@ def own_host(path: str, options: Mapping[str, Any]) -> Host:
     lacking = [name for name in ("reset", "step") if not callable(getattr(made, name, None))]
     if lacking:
         raise InputError(f"path={path} has no method {' and no method '.join(lacking)}")
+    with contextlib.suppress(Exception):
+        # Made to be looked at; what closing raises is told of an episode that was played.
+        _close(made)
     return Host(make)
+
+
+def _close(environment: Any) -> None:
+    close = getattr(environment, "close", None)
+    if close is not None:
+        close()
 
 
 def _guarded(host: Host, request: Request) -> Answer:

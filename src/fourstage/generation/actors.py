@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from fourstage.errors import MachineError
+from fourstage.errors import InputError, MachineError
 from fourstage.extras import require
-from fourstage.generation.elsewhere import Elsewhere
+from fourstage.generation.elsewhere import Elsewhere, last_line
 from fourstage.generation.engine import Completion, Engine
 from fourstage.generation.sampling import Sampling
 from fourstage.model.config import ModelConfig
@@ -51,7 +51,14 @@ class RayActors(Elsewhere):
         ray = _ray()
         if not ray.is_initialized():
             # Its page listens on the loopback alone, as it is without this; said here to stay so.
-            ray.init(address=self.address, include_dashboard=False, log_to_driver=False)
+            try:
+                ray.init(address=self.address, include_dashboard=False, log_to_driver=False)
+            except Exception as error:
+                where = self.address or "on this machine"
+                raise InputError(
+                    f"rl.engine.kind=ray: no cluster {where} ({last_line(error)}): write "
+                    "rl.engine.url=HOST:PORT of one that runs, or leave it out to start one here"
+                ) from error
         say(f"rl.engine draws with {self.count} Ray actors, {self.gpus:g} GPUs each")
 
     def take(self, model: Transformer) -> None:
@@ -103,9 +110,8 @@ def _got(ray: Any, asked: list[Any]) -> list[Any]:
     try:
         return ray.get(asked)
     except ray.exceptions.RayError as error:
-        first = str(error).strip().splitlines()[-1]
         raise MachineError(
-            f"a Ray actor failed ({first}); run the same command again to go on"
+            f"a Ray actor failed ({last_line(error)}); run the same command again to go on"
         ) from error
 
 

@@ -68,6 +68,12 @@ class Elsewhere(ABC):
         """Lets go of what it holds."""
 
 
+def last_line(error: Exception) -> str:
+    """What another library's error ends with, which is where it says what was wrong."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
+
+
 def spread(
     prompts: Sequence[Sequence[int]],
     sampling: Sampling | Sequence[Sampling],

@@ -18,7 +18,7 @@ from fourstage.generation.elsewhere import Elsewhere, completion, spread
 from fourstage.generation.engine import Completion
 from fourstage.generation.sampling import Sampling
 from fourstage.model.transformer import Transformer
-from fourstage.posting import Failed, Poster, bearer
+from fourstage.posting import Failed, Poster, bearer, check_key
 
 # Seeds of requests, which some servers keep in 32 bits.
 _SEED_BITS = 2**31 - 1
@@ -61,6 +61,7 @@ class Server(Elsewhere):
         self.token_env = token_env
 
     def start(self, say: Callable[[str], None]) -> None:
+        check_key("rl.engine.token_env", self.token_env)
         told = f", and has it load weights at {self.update.url}" if self.update else ""
         say(f"rl.engine posts prompts to {self.address.url}{told}, as the recipe says")
         try:

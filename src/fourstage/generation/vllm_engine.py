@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fourstage.errors import MachineError
 from fourstage.extras import require
-from fourstage.generation.elsewhere import Elsewhere, completion, spread
+from fourstage.generation.elsewhere import Elsewhere, completion, last_line, spread
 from fourstage.generation.engine import Completion
 from fourstage.generation.sampling import Sampling
 from fourstage.interchange.weights import export_weights
@@ -42,14 +43,22 @@ class Vllm(Elsewhere):
     def _opened(self, model: Transformer) -> Any:
         # The model has to be within reach: in a process of its own it is not.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        return _vllm().LLM(
-            model=str(self.write(model)),
-            skip_tokenizer_init=True,
-            gpu_memory_utilization=self.memory,
-            max_model_len=model.config.context,
-            # At the temperature, as a trainer computes them.
-            logprobs_mode="processed_logprobs",
-        )
+        folder, vllm = self.write(model), _vllm()
+        try:
+            return vllm.LLM(
+                model=str(folder),
+                skip_tokenizer_init=True,
+                gpu_memory_utilization=self.memory,
+                max_model_len=model.config.context,
+                # At the temperature, as a trainer computes them.
+                logprobs_mode="processed_logprobs",
+            )
+        except Exception as error:
+            raise MachineError(
+                f"vLLM does not start with rl.engine.memory={self.memory:g} "
+                f"({last_line(error)}): write another share of the device's memory, or leave "
+                "rl.engine out"
+            ) from error
 
     def generate(
         self,

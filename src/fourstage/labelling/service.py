@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fourstage.errors import InputError
-from fourstage.posting import Failed, Poster, address
+from fourstage.posting import Failed, Poster, address, bearer
 
 _MOST_BYTES = 4_000_000
 _SHOWN = 200
@@ -74,13 +74,10 @@ class ChatService:
             "temperature": 0,
             "max_tokens": most_tokens,
         }
-        key = {}
-        if self.key_env is not None:
-            key = {"Authorization": f"Bearer {os.environ[self.key_env]}"}
         poster = Poster(
             self.endpoint, self.seconds, self.retries, self.backoff, _MOST_BYTES, self.stopped
         )
-        return poster.post(asked, _content, key)
+        return poster.post(asked, _content, bearer(self.key_env))
 
 
 def _is_loopback(host: str) -> bool:

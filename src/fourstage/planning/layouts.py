@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from fourstage.model.config import ModelConfig
 from fourstage.planning.memory import Step, step_memory
-from fourstage.planning.steps import frozen_models
+from fourstage.planning.steps import frozen_models, planned_share
 from fourstage.planning.trained import narrowed
 from fourstage.recipe import Recipe
 
@@ -24,8 +24,10 @@ def fits_one_device(
     """
     if memory_bytes is None:
         return True
-    most = recipe.compute.memory * memory_bytes
-    return all(_needs(recipe, config, stage, device) <= most for stage in stages)
+    return all(
+        _needs(recipe, config, stage, device) <= planned_share(recipe, stage) * memory_bytes
+        for stage in stages
+    )
 
 
 def _needs(recipe: Recipe, config: ModelConfig, stage: str, device: str) -> float:

@@ -15,7 +15,7 @@ from fourstage.planning.memory import Step, rollout_memory, step_memory
 from fourstage.planning.resolve import model_config, resolve
 from fourstage.planning.rules import Derived
 from fourstage.planning.speed import Speed, Trial, measure
-from fourstage.planning.steps import Laid, largest_fit, layouts, stage_step
+from fourstage.planning.steps import Laid, largest_fit, layouts, planned_share, stage_step
 from fourstage.recipe import PARTS, STAGES, Compute, Recipe
 from fourstage.recipe.preference import learns_otherwise, reads_comparisons
 
@@ -129,9 +129,12 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether the largest stage leaves a device some of its memory, where that is known."""
+        """Whether every stage leaves a device some of its memory, where that is known."""
         memory = self.facts.memory_bytes
-        return memory is None or self.memory_bytes <= self.recipe.compute.memory * memory
+        return memory is None or all(
+            stage.memory_bytes <= planned_share(self.recipe, name) * memory
+            for name, stage in self.stages.items()
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The content of plan.json."""

@@ -24,7 +24,7 @@ from fourstage.planning.shapes import (
     head_width_for,
     shape_for,
 )
-from fourstage.planning.steps import Fit, largest_fit
+from fourstage.planning.steps import Fit, largest_fit, planned_share
 from fourstage.recipe import STAGES, Recipe, recipe_from
 from fourstage.recipe.preference import draws, learns_otherwise
 from fourstage.recipe.ramp import BatchRamp, StepCells
@@ -389,7 +389,8 @@ class _Filling:
             size, rule = _CPU_MICRO_BATCH, "what stays in a CPU's caches"
         else:
             fit = largest_fit(self.config, recipe_from(self.values), stage, self.facts)
-            size, rule = fit.micro_batch_tokens, _what_fits(self.recipe.compute.memory, fit)
+            size = fit.micro_batch_tokens
+            rule = _what_fits(planned_share(self.recipe, stage), fit)
         self.fill(
             f"{stage}.micro_batch_tokens", int(max(self.config.context, min(batch, size))), rule
         )

@@ -63,6 +63,14 @@ def frozen_models(recipe: Recipe, stage: str, device: str = "cpu") -> int:
     )
 
 
+def planned_share(recipe: Recipe, stage: str) -> float:
+    """Share of a device's memory that a stage is planned with: vLLM beside the trainer keeps its
+    own."""
+    engine = recipe.rl.engine
+    is_beside = stage == "rl" and engine is not None and engine.kind == "vllm"
+    return recipe.compute.memory - (engine.memory if is_beside else 0.0)
+
+
 def _workers(recipe: Recipe, device: str) -> int:
     from fourstage.parallel.replicas import one_a_core
 
@@ -83,7 +91,7 @@ def largest_fit(config: ModelConfig, recipe: Recipe, stage: str, facts: DataFact
     Blocks are computed again where few tokens fit otherwise, unless the recipe says.
     """
     step = stage_step(config, recipe, stage, facts)
-    budget = recipe.compute.memory * (facts.memory_bytes or USUAL_MEMORY)
+    budget = planned_share(recipe, stage) * (facts.memory_bytes or USUAL_MEMORY)
     kept = min(_MOST_TOKENS, largest_micro_batch(config, budget, step))
     enough = min(recipe.stage(stage).batch_tokens or _FEWEST_TOKENS, _FEWEST_TOKENS)
     if recipe.compute.recompute != "auto" or kept >= enough:

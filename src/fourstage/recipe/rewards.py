@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
-from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from fourstage.errors import nearest
+from fourstage.posting import address
 from fourstage.recipe.data import Count, NonNegative, PositiveInt, Section
 from fourstage.recipe.numbers import Real, Seconds
 
 Limit = Annotated[Seconds, Field(gt=0)]
 Extraction = Literal["strict", "lenient"]
+
+
+def check_address(name: str, url: str) -> None:
+    """Raises a `ValueError` for what nothing can be posted to, or holds a password."""
+    if address(url) is not None:
+        return
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        raise ValueError(f"{name} holds a password: name a variable that holds it by token_env")
+    raise ValueError(f"{name}={url}: write http://HOST:PORT/PATH, or https://...")
 
 
 def _importable(function: str) -> str:
@@ -173,15 +182,7 @@ class HttpPart(RewardPart):
 
     @model_validator(mode="after")
     def _is_an_address(self) -> HttpPart:
-        try:
-            where = urlsplit(self.url)
-            is_good = where.scheme in ("http", "https") and where.hostname and where.port != 0
-        except ValueError:
-            is_good = False
-        if not is_good:
-            raise ValueError(f"url={self.url}: write http://HOST:PORT/PATH, or https://...")
-        if where.username is not None:
-            raise ValueError("url holds a password: name a variable that holds it by token_env")
+        check_address("url", self.url)
         return self
 
 

@@ -253,7 +253,6 @@ class RL(Rollouts):
         if reads_comparisons(self):
             yield from self._of_drawn_rewards()
             return
-            return
         if self.needs_reward_model or self.environment is not None:
             return
         told = {

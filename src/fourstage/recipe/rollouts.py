@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, Field, model_validator
@@ -15,7 +14,7 @@ from fourstage.errors import InputError
 from fourstage.recipe.data import NonNegative, PositiveInt, Section
 from fourstage.recipe.numbers import Real, Whole
 from fourstage.recipe.preference import draws, learns_otherwise
-from fourstage.recipe.rewards import Limit
+from fourstage.recipe.rewards import Limit, check_address
 from fourstage.recipe.stage import Stage
 from fourstage.rewards.importing import split_name
 
@@ -63,6 +62,9 @@ class EnvironmentSection(Section):
             raise ValueError("kind=own needs path: write module:Class or file.py:Class")
         if self.kind != "own" and self.path is not None:
             raise ValueError(f"path={self.path} is of kind=own, not {self.kind}: write kind=own")
+        for name in ("seconds", "workers"):
+            if self.kind != "own" and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is of kind=own, not {self.kind}: leave it out")
         try:
             if self.path is not None:
                 split_name(self.path, "path")
@@ -105,8 +107,9 @@ class EngineSection(Section):
         if self.kind in _SERVERS:
             if self.url is None:
                 raise ValueError(f"kind={self.kind} needs url: write http://HOST:PORT/PATH")
-            for name in ("url", "update"):
-                _is_address(name, getattr(self, name))
+            check_address("url", self.url)
+            if self.update is not None:
+                check_address("update", self.update)
         return self
 
 
@@ -120,21 +123,6 @@ _ENGINE_KEYS = {
     "ray": ("url", "actors", "gpus"),
     "vllm": ("memory",),
 }
-
-
-def _is_address(name: str, url: str | None) -> None:
-    """Raises a `ValueError` for what is no address of http."""
-    if url is None:
-        return
-    try:
-        where = urlsplit(url)
-        is_good = where.scheme in ("http", "https") and where.hostname and where.port != 0
-    except ValueError:
-        is_good = False
-    if not is_good:
-        raise ValueError(f"{name}={url}: write http://HOST:PORT/PATH, or https://...")
-    if where.username is not None:
-        raise ValueError(f"{name} holds a password: name a variable that holds it by token_env")
 
 
 class Rollouts(Stage):

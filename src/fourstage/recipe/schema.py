@@ -228,6 +228,16 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _vllm_leaves_memory(self) -> Recipe:
+        engine, planned = self.rl.engine, self.compute.memory
+        if engine is not None and engine.kind == "vllm" and engine.memory >= planned:
+            raise ValueError(
+                f"rl.engine.memory={engine.memory:g} leaves nothing of compute.memory={planned:g} "
+                "to the trainer on the same device: write less"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _steps_are_judged_by_who_learned_it(self) -> Recipe:
         how, reward = self.rl.step_rewards, self.reward
         if how is None or self.rl.reward_model is not None:

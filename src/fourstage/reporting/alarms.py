@@ -293,10 +293,11 @@ _ALARMS: dict[str, tuple[Callable[[Rows], Seen | None], str]] = {
         "answers become alike: raise rl.kl_coefficient or rl.entropy_coefficient; read "
         "samples.jsonl",
     ),
-    "faults": (_faults, "a part of rl.rewards keeps failing: the stage's output says why"),
+    "faults": (_faults, "rl.rewards or rl.environment keeps failing: the output says why"),
     "correction": (
         _corrected,
-        "sampler and trainer disagree: use the same precision for both, or rl.correction=icepop",
+        "sampler and trainer disagree: use the same precision for both, or rl.correction=icepop; "
+        "with rl.behind=1 updates are too large for rollouts that lag: lower rl.learning_rate",
     ),
 }
 _OF_COMPARISONS = ("displacement", "over-fitting")

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fourstage.errors import InputError
-from fourstage.posting import Failed, Poster, bearer
+from fourstage.posting import Failed, Poster, bearer, check_key
 from fourstage.rewards.contracts import Item, Outcome, Reward, outcome
 
 
@@ -46,8 +45,7 @@ class Service(Reward):
         self._poster = Poster(url, seconds, retries, backoff, most_bytes)
 
     def start(self, say: Callable[[str], None]) -> None:
-        if self.token_env is not None and not os.environ.get(self.token_env):
-            raise InputError(f"token_env={self.token_env}: there is no such environment variable")
+        check_key("token_env", self.token_env)
         say(f"rl.rewards posts prompts and responses to {self.url}, as the recipe says")
         try:
             self._asked([])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fourstage import tasks as checkers
+from fourstage.errors import MachineError
 from fourstage.evaluation.diversity import distinct
 from fourstage.evaluation.responses import Response
 from fourstage.generation.elsewhere import Elsewhere
@@ -211,6 +212,13 @@ class Drawer:
     ) -> list[tuple[list[int], np.ndarray]]:
         """What another engine draws, told to all processes."""
         done = self.elsewhere.generate(prompts, sampling, seeds) if self.elsewhere else []
+        known = self.policy.config.vocab_size
+        strange = [token for each in done for token in each.tokens if not 0 <= token < known]
+        if strange:
+            raise MachineError(
+                f"rl.engine drew token {strange[0]}, outside the policy's vocabulary of {known}: "
+                "it has to have this policy's weights"
+            )
         told = self.group.tell([[each.tokens, each.logprobs.tolist()] for each in done])
         return [(tokens, np.array(logprobs, np.float32)) for tokens, logprobs in told]
 

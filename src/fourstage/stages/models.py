@@ -23,6 +23,7 @@ from fourstage.interchange import (
 from fourstage.interchange.rewards import (
     LIKELIHOOD_NUMBERS,
     as_ensemble,
+    judges_steps,
     likelihood_of,
     members_of,
 )
@@ -166,6 +167,23 @@ def reward_model(folder: Path, context: StageContext, key: str = "rl.reward_mode
         judge.reward_mean, judge.reward_std = told["mean"], told["std"]
     # What scores is only read through `evaluation.scoring.Scorer`, which all of them are.
     return cast("Transformer", judge.eval().requires_grad_(False))
+
+
+def judges_as_asked(folder: Path, section: RL) -> None:
+    """Raises `InputError` where steps are to be rewarded by a model that did not learn to."""
+    if section.step_rewards is None:
+        return
+    if not judges_steps(folder):
+        raise InputError(
+            f"rl.step_rewards={section.step_rewards} takes a reward model that learned to judge "
+            f"steps, and {folder} did not: give one trained with reward.objective=process, or "
+            "leave rl.step_rewards out"
+        )
+    if members_of(folder):
+        raise InputError(
+            f"rl.step_rewards={section.step_rewards} reads the steps of one model, and {folder} is "
+            "an ensemble: train one with reward.ensemble=1"
+        )
 
 
 def scores_for(folder: Path, context: StageContext) -> bool:

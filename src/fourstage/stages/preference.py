@@ -9,7 +9,7 @@ nothing has to be stored. With `rl.online` the policy's own responses are compar
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ from fourstage.recipe.preference import PreferenceSection, has_reference, reads_
 from fourstage.stages.context import StageContext
 from fourstage.stages.datafiles import sample_tasks
 from fourstage.stages.episodes import Players, of_each
+from fourstage.stages.iterating import Iterations
 from fourstage.stages.judging import Judge
 from fourstage.stages.models import aside
 from fourstage.stages.policy_guards import ratio_tolerance, trains_responses
@@ -184,6 +185,8 @@ def train(
     if finishing.reference is not None:
         checks.append(starts_at_reference(ratio_tolerance(context.device)))
     with ExitStack() as stack:
+        if isinstance(source, Iterations):
+            stack.enter_context(closing(source))
         if reads_comparisons(section) and players.reward_model is not None:
             # Nothing asks it while the policy trains, but for a few samples.
             stack.enter_context(aside(context.device, players.reward_model))

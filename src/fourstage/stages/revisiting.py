@@ -29,6 +29,7 @@ from fourstage.reporting.rollouts.episodes import (
     CLIPPED,
     FINISHED,
     GOLD,
+    Episode,
     episodes_of,
     response_weights,
 )
@@ -157,17 +158,27 @@ def _ratios(batch: Batch, now: Tensor, section: RL) -> dict[str, Tensor]:
 
 def with_outcomes(batch: Batch, run: Path, tokenizer: Tokenizer, numbers: Sequence[int]) -> Batch:
     """The rollouts with `finished`, and for episodes `numbers` their `gold` where the prompt has a
-    checker; NaN where it is not known."""
+    checker; NaN where it is not known, as of what was said to an environment."""
     episodes, stops = episodes_of(batch), set(tokenizer.stop_ids)
-    finished = [bool(each.response) and each.response[-1] in stops for each in episodes]
+    finished = [ends <= stops for ends in map(_last_drawn, episodes)]
     golds = torch.full((len(episodes),), math.nan)
-    tasks = _checked_tasks(run, tokenizer)
+    tasks = {} if "observed" in batch.streams else _checked_tasks(run, tokenizer)
     for number in numbers:
         task = tasks.get(tuple(episodes[number].prompt))
         if task is not None:
             golds[number] = checkers.gold(task, tokenizer.decode(episodes[number].response))
     documents = {**batch.documents, FINISHED: torch.tensor(finished).float(), GOLD: golds}
     return Batch(batch.tokens, batch.lengths, batch.targets, batch.streams, documents)
+
+
+def _last_drawn(episode: Episode) -> set[int]:
+    """The token that each answer of an episode ends with."""
+    drawn = [*episode.drawn.tolist(), False]
+    return {
+        token
+        for place, token in enumerate(episode.response)
+        if drawn[place] and not drawn[place + 1]
+    }
 
 
 def _checked_tasks(run: Path, tokenizer: Tokenizer) -> dict[tuple[int, ...], Task]:

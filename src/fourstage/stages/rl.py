@@ -11,7 +11,6 @@ the stage reads it to stop, select or set a thing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,10 +30,8 @@ from fourstage.evaluation.estimates import Numbers
 from fourstage.evaluation.responses import Response
 from fourstage.evaluation.scoring import scores
 from fourstage.evaluation.success import task_success
-from fourstage.interchange.rewards import judges_steps, members_of
 from fourstage.model.actor_critic import ActorCritic
 from fourstage.model.transformer import Transformer
-from fourstage.recipe import RL
 from fourstage.recipe.preference import compares, distils, draws, reads_comparisons
 from fourstage.reporting.alarms import alarms
 from fourstage.stages import distilling, played, policy, preference
@@ -45,6 +42,7 @@ from fourstage.stages.episodes import Players
 from fourstage.stages.judging import Judge
 from fourstage.stages.models import (
     frozen,
+    judges_as_asked,
     language_model,
     results,
     reward_model,
@@ -155,30 +153,13 @@ def _reward_model(context: StageContext) -> Transformer | None:
     """The reward model; where given comparisons need none, the run's own for measuring, if any."""
     folder = context.parents.get("reward_model")
     if folder is not None:
-        _judges_as_asked(folder, context.section)
+        judges_as_asked(folder, context.section)
         return reward_model(folder, context)
     if not reads_comparisons(context.section):
         return None
     own = context.run / "reward" / "model"
     is_usable = (own / "config.json").is_file() and scores_for(own, context)
     return reward_model(own, context) if is_usable else None
-
-
-def _judges_as_asked(folder: Path, section: RL) -> None:
-    """Raises `InputError` where steps are to be rewarded by a model that did not learn to."""
-    if section.step_rewards is None:
-        return
-    if not judges_steps(folder):
-        raise InputError(
-            f"rl.step_rewards={section.step_rewards} takes a reward model that learned to judge "
-            f"steps, and {folder} did not: give one trained with reward.objective=process, or "
-            "leave rl.step_rewards out"
-        )
-    if members_of(folder):
-        raise InputError(
-            f"rl.step_rewards={section.step_rewards} reads the steps of one model, and {folder} is "
-            "an ensemble: train one with reward.ensemble=1"
-        )
 
 
 def _trainable(context: StageContext, model: Transformer) -> list[Task]:

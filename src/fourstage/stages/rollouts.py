@@ -228,9 +228,10 @@ class RolloutSource(Iterations):
         )
 
     def restore(self, state: dict[str, Any]) -> None:
-        super().restore(state)
         if self.ahead is not None:
+            # First of all: what is being drawn moves the drawer's place until it is done.
             self.ahead.restore(state.get("ahead", {}))
+        super().restore(state)
         self.kl.restore(state["kl"])
         if self.mix:
             self.mix.restore(state["mix"])

@@ -20,13 +20,14 @@ from fourstage.pipeline.lock import locked
 from fourstage.randomness import numpy_generator
 from fourstage.recipe.preference import learns_otherwise
 from fourstage.reporting.overoptimisation import FORMAT
+from fourstage.rewards.building import own_files
 from fourstage.study import forks
 from fourstage.study.asked import Asked
 from fourstage.study.bestofn import estimated_kl, kl_bound, mean_of_best, powers_of_two
 from fourstage.study.laws import Fit, Law, TooFewPoints, fit, with_intervals
 from fourstage.study.policies import Point, measured_end, read_iterations
 from fourstage.study.samples import Drawn, draw, scored
-from fourstage.study.subject import Say, Subject, called, open_subject
+from fourstage.study.subject import Say, Subject, called, check_judges, open_subject
 
 NAME, PAGE = "study.json", "study.html"
 # Points of a fitted law that is drawn.
@@ -67,6 +68,7 @@ def study(run: Path, out: Path | None, asked: Asked, say: Say = print) -> dict[s
         if asked.coefficients:
             forks.check_coefficients(subject)
         # Refused before anything is spent.
+        check_judges(subject, asked.rivals)
         recipes = {count: forks.reward_recipe(subject, count) for count in asked.comparisons}
         found = {
             "format": FORMAT,
@@ -134,7 +136,8 @@ def _best_of_n(
     said = model_hash(reward.folder)
     path = folder / "scores" / f"reward-{said[:12]}.json"
     section = subject.recipe.to_dict()["rl"]
-    key = [said, section["rewards"], section["missing_end_penalty"]]
+    pays = ("rewards", "missing_end_penalty", "step_rewards")
+    key = [said, *(section[name] for name in pays), own_files(subject.recipe.rl.rewards)]
     with subject.proxy(reward.folder, say) as score:
         proxy = scored(path, key, subject.tasks, drawn, score)
     sizes = powers_of_two(proxy.shape[1])

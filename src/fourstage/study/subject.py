@@ -17,14 +17,14 @@ from fourstage.evaluation.alignment import reward_rows
 from fourstage.evaluation.responses import Response
 from fourstage.evaluation.scoring import scores
 from fourstage.files import sha256_json
-from fourstage.interchange import load_config
+from fourstage.interchange import is_reward_model, load_config
 from fourstage.model.transformer import Transformer
 from fourstage.pipeline.lineage import model_hash
 from fourstage.recipe import STAGES, Recipe
 from fourstage.reporting.batches import open_tokenizer, resolved_recipe
 from fourstage.stages.context import StageContext
 from fourstage.stages.judging import Judge
-from fourstage.stages.models import frozen, language_model, reward_model
+from fourstage.stages.models import frozen, judges_as_asked, language_model, reward_model
 from fourstage.stages.revisiting import open_stage
 from fourstage.tasks import Task
 
@@ -70,6 +70,7 @@ class Subject:
     def proxy(self, folder: Path, say: Say) -> Generator[Scorer]:
         """Scores responses as the rl stage does, with the reward model of `folder`."""
         section = self.recipe.rl
+        judges_as_asked(folder, section)
         with Judge(
             section,
             self.tokenizer,
@@ -89,6 +90,22 @@ class Subject:
         return lambda tasks, responses: np.asarray(
             scores(judge, reward_rows(self.tokenizer, responses))
         ).tolist()
+
+
+def check_judges(subject: Subject, rivals: Sequence[Path]) -> None:
+    """Looks at the reward models that a person named.
+
+    Raises:
+        InputError: one is none, or cannot judge as the rl stage has them judge.
+    """
+    gold = [(subject.gold_folder, "--gold")] if subject.gold_folder is not None else []
+    for folder, option in [*gold, *((rival, "--reward-model") for rival in rivals)]:
+        if not is_reward_model(folder):
+            raise InputError(
+                f"{option} {folder}: no reward model; give a folder such as a run's reward/model"
+            )
+    for rival in rivals:
+        judges_as_asked(rival, subject.recipe.rl)
 
 
 def called(folder: Path) -> str:
@@ -111,6 +128,11 @@ def open_subject(
     recipe = resolved_recipe(run)
     tokenizer = open_tokenizer(run)
     section = recipe.rl
+    if section.environment is not None:
+        raise InputError(
+            f"{run}: its rl is paid by rl.environment, so that there is no reward model to "
+            "over-optimise; study a run with one"
+        )
     if section.rewards and not section.needs_reward_model:
         raise InputError(
             f"{run}: its rl is paid by rl.rewards alone, so that there is no reward model to "

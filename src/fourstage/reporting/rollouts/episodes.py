@@ -40,9 +40,11 @@ class Episode:
 
     Attributes:
         number: its place in the rollout.
-        prompt, response: token ids.
+        prompt, response: token ids; of several turns all that follows the first messages.
         columns: heading -> [response tokens] what the cell that predicts each token holds; nats,
             but for `ratio` (now / old, of the token or of the response as the algorithm has it).
+        drawn: [response tokens] whether the policy drew each; the others an environment wrote, and
+            no number of theirs means anything.
         clipped: [response tokens] whether the algorithm's clip took hold; None where not known.
         numbers: what the episode has as a whole: its score, parts of it, gold where it is known.
         is_finished: whether the response ended by itself; None where not known.
@@ -53,6 +55,7 @@ class Episode:
     prompt: list[int]
     response: list[int]
     columns: dict[str, Tensor]
+    drawn: Tensor
     clipped: Tensor | None = None
     numbers: dict[str, float] = field(default_factory=dict)
     is_finished: bool | None = None
@@ -72,7 +75,7 @@ class Episode:
             facts.append(f"rewards sum to {figures(reward)}")
         if kl is not None:
             facts.append(f"KL {figures(kl)} nats")
-        facts.append(f"{len(self.response)} tokens")
+        facts.append(f"{int(self.drawn.sum())} tokens")
         if self.is_finished is not None:
             facts.append("finished" if self.is_finished else "cut off")
         if self.clipped is not None:
@@ -83,11 +86,20 @@ class Episode:
 
 
 def response_weights(batch: Batch) -> Tensor:
-    """[cells] 1 where a response token is predicted, whether the loss counts it or not."""
+    """[cells] 1 where a token that the policy drew is predicted, whether the loss counts it or
+    not."""
+    drawn = _follows_prompt(batch)
+    if "observed" in batch.streams:
+        drawn &= batch.streams["observed"] == 0
+    return drawn.float()
+
+
+def _follows_prompt(batch: Batch) -> Tensor:
+    """[cells] whether a token behind the prompt is predicted, whoever wrote it."""
     if "prompt_tokens" not in batch.documents:
-        return (batch.streams["loss_weights"] != 0).float()
+        return batch.streams["loss_weights"] != 0
     prompts = batch.documents["prompt_tokens"].long()
-    return (batch.positions >= prompts[batch.document_ids] - 1).float()
+    return batch.positions >= prompts[batch.document_ids] - 1
 
 
 def with_kl(batch: Batch) -> dict[str, Tensor]:
@@ -100,7 +112,8 @@ def with_kl(batch: Batch) -> dict[str, Tensor]:
 
 def episodes_of(batch: Batch) -> list[Episode]:
     """The episodes of a rollout, in order."""
-    streams, is_response = with_kl(batch), response_weights(batch).bool()
+    streams, is_response = with_kl(batch), _follows_prompt(batch)
+    is_drawn = response_weights(batch).bool()
     found, start = [], 0
     for number, length in enumerate(batch.lengths):
         cells = torch.arange(start, start + length)
@@ -116,6 +129,7 @@ def episodes_of(batch: Batch) -> list[Episode]:
                 ids[:split],
                 ids[split:],
                 {name: streams[stream][own] for name, stream in COLUMNS if stream in streams},
+                is_drawn[own],
                 streams[CLIPPED][own] != 0 if CLIPPED in streams else None,
                 {
                     _name(n): value

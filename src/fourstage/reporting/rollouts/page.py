@@ -127,7 +127,7 @@ def _episode(episode: Episode, count: int, tokenizer: Speaks, known: dict[str, S
         tag(
             "span",
             piece,
-            class_="t cut" if _is_cut(episode, place) else "t",
+            class_=_class(episode, place),
             style=colours[place] or None,
             title=_told(piece, place, episode, columns),
         )
@@ -143,6 +143,12 @@ def _episode(episode: Episode, count: int, tokenizer: Speaks, known: dict[str, S
     )
 
 
+def _class(episode: Episode, place: int) -> str:
+    if not episode.drawn[place]:
+        return "read"
+    return "t cut" if _is_cut(episode, place) else "t"
+
+
 def _is_cut(episode: Episode, place: int) -> bool:
     return episode.clipped is not None and bool(episode.clipped[place])
 
@@ -153,7 +159,9 @@ def _colours(episode: Episode, known: dict[str, Shading]) -> list[str]:
     for name, shading in known.items():
         if name not in episode.columns:
             continue
-        for place, value in enumerate(shading.values(episode).tolist()):
+        values = shading.values(episode).tolist()
+        for place in episode.drawn.nonzero().flatten().tolist():
+            value = values[place]
             strength = shading.strength(value)
             rgb = _ABOVE if strength > 0 else _BELOW
             found[place].append(f"--{name}:rgba({rgb},{abs(strength) * _STRONGEST:.2f})")
@@ -162,6 +170,8 @@ def _colours(episode: Episode, known: dict[str, Shading]) -> list[str]:
 
 def _told(piece: str, place: int, episode: Episode, columns: dict[str, list[float]]) -> str:
     lines = [f"{len(episode.prompt) + place}  {piece}"]
+    if not episode.drawn[place]:
+        return "\n".join([*lines, "written by the environment"])
     lines += [f"{name}  {values[place]:+.4f}" for name, values in columns.items()]
     if _is_cut(episode, place):
         lines.append("clipped")
@@ -172,7 +182,8 @@ def _table(episode: Episode, pieces: list[str], columns: dict[str, list[float]])
     header = ["place", "token", *columns, *(["clip"] if episode.clipped is not None else [])]
     rows: list[list[Any]] = []
     for place, piece in enumerate(pieces):
-        numbers = [f"{values[place]:+.3f}" for values in columns.values()]
+        is_drawn = bool(episode.drawn[place])
+        numbers = [f"{values[place]:+.3f}" if is_drawn else "" for values in columns.values()]
         cut = [] if episode.clipped is None else ["×" if _is_cut(episode, place) else ""]
         rows.append([len(episode.prompt) + place, tag("code", piece), *numbers, *cut])
     sums = [episode.total(name) for name in columns]

@@ -68,7 +68,7 @@ def shadings(episodes: Iterable[Episode]) -> dict[str, Shading]:
         if not have:
             continue
         unit = Shading(name, 1.0)
-        sizes = torch.cat([unit.values(each) for each in have]).abs()
+        sizes = torch.cat([unit.values(each)[each.drawn] for each in have]).abs()
         limit = torch.quantile(sizes[: 2**20].double(), _QUANTILE).item()
         found[name] = Shading(name, limit if limit > _SMALLEST else sizes.max().item() or 1.0)
     return found

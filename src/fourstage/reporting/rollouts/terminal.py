@@ -83,7 +83,8 @@ def shaded(episode: Episode, tokenizer: Speaks, shading: Shading | None) -> Text
     values = shading.values(episode).tolist() if shading and _has(episode, shading) else []
     text = Text()
     for place, token in enumerate(episode.response):
-        level = shading.level(values[place]) if shading and values else 0
+        is_shaded = shading and values and episode.drawn[place]
+        level = shading.level(values[place]) if shading and is_shaded else 0
         style = _STYLES.get(level) or READ[place % 2]
         piece = visible(tokenizer.token_text(int(token)))
         cut = _CUT if episode.clipped is not None and episode.clipped[place] else ""
@@ -114,9 +115,11 @@ def tables(episode: Episode, tokenizer: Speaks, console: Console) -> list[Table]
 
 def _cells(episode: Episode, name: str) -> list[str]:
     """The numbers of a column, and below them their sum where it means something."""
-    column, total = episode.columns[name], episode.total(name)
+    column, total = episode.columns[name].tolist(), episode.total(name)
     write = _plain if name == "ratio" else _signed
-    return [*map(write, column.tolist()), "" if total is None else write(total)]
+    told = zip(column, episode.drawn.tolist(), strict=True)
+    numbers = [write(value) if drawn else "" for value, drawn in told]
+    return [*numbers, "" if total is None else write(total)]
 
 
 def _table(episode: Episode, tokenizer: Speaks, columns: dict[str, list[str]]) -> Table:
