@@ -27,11 +27,18 @@ if TYPE_CHECKING:
 # Where nothing is known of a file yet.
 _USUAL_COMPARISONS = 20_000
 # Losses with a next-token loss of their own, which take the rate of SFT.
-_LIKE_SFT = ("orpo", "bon", "raft")
+_LIKE_SFT = ("orpo", "bon")
 
 
 def rate(params: float, algorithm: str) -> Ruled:
-    """A tenth of SFT's rate; a loss that is SFT's takes SFT's."""
+    """A tenth of SFT's rate; a loss that is SFT's takes SFT's.
+
+    Where each iteration imitates what the one before made likelier, SFT's rate ends in a heap: there
+    it is that of policy optimisation.
+    """
+    if algorithm == "raft":
+        ruled = rules.rl_rate(params)
+        return Ruled(ruled.value, f"policy optimisation's, since raft iterates: {ruled.rule}")
     sft = rules.sft_rate(params)
     if algorithm in _LIKE_SFT:
         return Ruled(sft.value, f"SFT's, since {algorithm} has its loss: {sft.rule}")
