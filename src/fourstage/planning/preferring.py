@@ -26,21 +26,18 @@ if TYPE_CHECKING:
 
 # Where nothing is known of a file yet.
 _USUAL_COMPARISONS = 20_000
-# Losses with a next-token loss of their own, which take the rate of SFT.
-_LIKE_SFT = ("orpo", "bon")
+# Below SFT's rate, since a chat model goes on from a few of its own answers.
+_IMITATING = ("bon", "raft")
 
 
 def rate(params: float, algorithm: str) -> Ruled:
-    """A tenth of SFT's rate; a loss that is SFT's takes SFT's.
-
-    Where each iteration imitates what the one before made likelier, SFT's rate ends in a heap: there
-    it is that of policy optimisation.
-    """
-    if algorithm == "raft":
+    """A tenth of SFT's rate; SFT's for a loss that is to replace it, and policy optimisation's for
+    one that imitates the model's own best answers: SFT's rate undoes the chat model there."""
+    if algorithm in _IMITATING:
         ruled = rules.rl_rate(params)
-        return Ruled(ruled.value, f"policy optimisation's, since raft iterates: {ruled.rule}")
+        return Ruled(ruled.value, f"policy optimisation's, from own answers too: {ruled.rule}")
     sft = rules.sft_rate(params)
-    if algorithm in _LIKE_SFT:
+    if algorithm == "orpo":
         return Ruled(sft.value, f"SFT's, since {algorithm} has its loss: {sft.rule}")
     rule = "a tenth of SFT's rate: 2e-4 at 1M parameters to DPO's 1e-6 from 1.3B on"
     return Ruled(two_digits(sft.value / 10), rule)
