@@ -16,10 +16,17 @@ Limit = Annotated[Seconds, Field(gt=0)]
 Extraction = Literal["strict", "lenient"]
 
 
+# Fields without a default, and how they are written.
+_NEEDED = {
+    "function": "module:function or file.py:function, such as rewards.py:score",
+    "url": "http://HOST:PORT/PATH, or https://...",
+}
+
+
 def _importable(function: str) -> str:
     where, _, name = function.rpartition(":")
     if not where or not name.isidentifier():
-        raise ValueError("write module:function or file.py:function, such as rewards.py:score")
+        raise ValueError(f"write {_NEEDED['function']}")
     return function
 
 
@@ -179,7 +186,7 @@ class HttpPart(RewardPart):
         except ValueError:
             is_good = False
         if not is_good:
-            raise ValueError(f"url={self.url}: write http://HOST:PORT/PATH, or https://...")
+            raise ValueError(f"url={self.url}: write {_NEEDED['url']}")
         if where.username is not None:
             raise ValueError("url holds a password: name a variable that holds it by token_env")
         return self
@@ -239,6 +246,9 @@ def _known(value: Any) -> Any:
     wrong = [f"{key!r}{nearest(str(key), keys)}" for key in value if key not in keys]
     if wrong:
         raise ValueError(f"unknown key of kind {kind}: {', '.join(wrong)}")
+    lacking = next((key for key in _NEEDED if key in keys and value.get(key) is None), None)
+    if lacking is not None:
+        raise ValueError(f"kind {kind} needs {lacking}: write {_NEEDED[lacking]}")
     return value
 
 
