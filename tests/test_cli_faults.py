@@ -228,6 +228,7 @@ def test_no_run_has_no_report(tmp_path, capsys):
         (["--prompt", "word " * 300], "the model's context holds 192"),
         (["--max-new-tokens", "0"], "max_new_tokens=0"),
         (["--temprature", "1"], "did you mean '--temperature'?"),
+        (["--temperature"], "option '--temperature' requires an argument"),
     ],
 )
 def test_generation_says_what_it_cannot_do(finished, capsys, options, words):
