@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from fourstage.errors import InputError
 from fourstage.evaluation.estimates import RESAMPLES, mean_of
 from fourstage.files import write_json, write_text
+from fourstage.interchange import is_reward_model
 from fourstage.pipeline.lineage import model_hash
 from fourstage.pipeline.lock import locked
 from fourstage.randomness import numpy_generator
@@ -67,6 +69,8 @@ def study(run: Path, out: Path | None, asked: Asked, say: Say = print) -> dict[s
         if asked.coefficients:
             forks.check_coefficients(subject)
         # Refused before anything is spent.
+        for judge in (*([asked.gold] if asked.gold else []), *asked.rivals):
+            _check_scores(judge)
         recipes = {count: forks.reward_recipe(subject, count) for count in asked.comparisons}
         found = {
             "format": FORMAT,
@@ -125,6 +129,16 @@ def _rewards(
         found.append(Reward(f"{count:,} pairs", stage / "model", count))
     found += [Reward(called(rival), rival) for rival in asked.rivals]
     return found
+
+
+def _check_scores(judge: Path) -> None:
+    """Refuses what scores nothing.
+
+    Raises:
+        InputError: it is no folder of a reward model.
+    """
+    if not is_reward_model(judge):
+        raise InputError(f"{judge} is no reward model: name one, such as a run's reward/model")
 
 
 def _best_of_n(
