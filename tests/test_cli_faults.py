@@ -114,6 +114,21 @@ def test_every_fault_of_a_recipe_is_told_at_once(tmp_path, recipe, capsys):
     }
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("rl.environment.turns=3", "rl.environment.kind is missing: write one of guess, calcul"),
+        ("rl.engine.gpus=1", "rl.engine.kind is missing: write one of vllm, openai, sglang, ray"),
+        ("rl.rewards=python", "rl.rewards.0=python: kind python needs function: write module:fu"),
+        ("rl.rewards=[{kind: http, url: ftp://x}]", "rl.rewards.0: url=ftp://x: write http://"),
+        ("rl.rewards=[{kind: math, weight: x}]", "rl.rewards.0.weight=x: 'x' is not a number"),
+        ("reward.heads=helpful", "reward.heads=helpful: must be names with a value for each"),
+    ],
+)
+def test_a_field_is_told_by_the_path_that_it_is_written_under(recipe, capsys, override, said):
+    assert said in fault(capsys, "plan", recipe, override)
+
+
 def test_a_recipe_that_is_no_text_or_no_file_is_refused(tmp_path, recipe, capsys):
     recipe.write_bytes(b"\xff\xfe\x00binary\xff")
     assert "not UTF-8" in fault(capsys, "run", recipe)
@@ -213,6 +228,7 @@ def test_no_run_has_no_report(tmp_path, capsys):
         (["--prompt", "word " * 300], "the model's context holds 192"),
         (["--max-new-tokens", "0"], "max_new_tokens=0"),
         (["--temprature", "1"], "did you mean '--temperature'?"),
+        (["--temperature"], "option '--temperature' requires an argument"),
     ],
 )
 def test_generation_says_what_it_cannot_do(finished, capsys, options, words):
@@ -226,7 +242,8 @@ def test_a_model_from_outside_must_be_able_to_play_its_role(tmp_path, finished, 
     for override, words in (
         (f"sft.from={scorer}", "is a reward model: it scores text and cannot write"),
         (f"rl.reward_model={chat}", "is no reward model"),
-        (f"sft.from={finished / 'nothing'}", "no such folder"),
+        (f"sft.from={finished / 'nothing'}", f"sft.from={finished / 'nothing'}: no such folder"),
+        (f"rl.watch_model={finished}", f"models in it: {finished / 'sft' / 'model'}, {scorer}"),
     ):
         assert words in fault(capsys, "run", recipe, override, *run)
     assert not (tmp_path / "run" / "sft").exists()

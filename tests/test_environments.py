@@ -215,7 +215,7 @@ def test_a_class_that_is_not_there_is_one_line(own, tmp_path, name, more, words)
     with pytest.raises(InputError) as error:
         environments.start(lambda line: None, [TASK])
     environments.close()
-    assert words in str(error.value)
+    assert words in str(error.value) and str(error.value).startswith("rl.environment, path=")
     assert "\n" not in str(error.value)
 
 

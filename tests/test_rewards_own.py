@@ -12,6 +12,7 @@ import pytest
 from fourstage.errors import InputError
 from fourstage.rewards.contracts import Item
 from fourstage.rewards.own import Own
+from fourstage.rewards.total import Part, Rewards
 from fourstage.rewards.workers import Workers
 
 FUNCTIONS = """
@@ -110,6 +111,24 @@ def test_numbers_that_are_none_are_faults_of_their_response_alone(folder) -> Non
 def test_a_function_that_fails_costs_the_batch_and_not_the_run(folder, function, said) -> None:
     found, _ = scored(f"rewards.py:{function}")
     assert len(found) == 2 and all(said in each.fault for each in found)
+
+
+def test_what_no_row_has_is_told_before_training(folder) -> None:
+    with Rewards([Part("mine", Own("rewards.py:needs"))]) as rewards:
+        rewards.start(print)
+        with pytest.raises(InputError) as told:
+            rewards.check(ITEMS)
+        (fault,) = told.value.faults
+        assert fault.startswith("rl.rewards, mine: function=rewards.py:needs asks for gold, which")
+        assert "answer, completions, ended, ground_truth" in fault
+        rewards.check([*ITEMS, Item("?", "", columns={"gold": 1})])
+
+
+def test_a_column_that_a_batch_has_no_row_of_is_given_as_none(folder) -> None:
+    with Rewards([Part("mine", Own("rewards.py:lengths"))]) as rewards:
+        rewards.start(print)
+        rewards.check(ITEMS)
+        assert rewards.score(ITEMS[1:]).scores == [len("s\n\nu") + 1]
 
 
 def test_a_late_or_dead_function_is_begun_again(folder) -> None:

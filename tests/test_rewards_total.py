@@ -241,7 +241,7 @@ def test_the_buffer_is_a_fifth_of_the_longest_response_unless_said() -> None:
         ("math,math", "two parts are called 'math'"),
         ([{"kind": "http", "url": "ftp://x"}], "write http://HOST:PORT/PATH"),
         ([{"kind": "http", "url": "http://me:word@x/"}], "token_env"),
-        ([{"kind": "http"}], "rl.rewards.0.http.url"),
+        ([{"kind": "http"}], "rl.rewards.0: kind http needs url: write http://HOST:PORT/PATH"),
         ([{"kind": "python", "function": "x.py"}], "write module:function or file.py:function"),
         ([{"kind": "choice", "letters": "AA"}], "write the letters of the choices"),
         ([{"kind": "length", "most": 5, "buffer": 9}], "buffer=9 is more than most=5"),

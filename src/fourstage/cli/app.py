@@ -107,7 +107,9 @@ def _usage_fault(name: str, command: object, error: Exception) -> str:
         parameters = getattr(command, "params", [])
         options = [option for parameter in parameters for option in parameter.opts]
         options = [option for option in options if option.startswith("-")]
-        message = f"no such option: {unknown}{nearest(unknown, options)}"
+        # An option that is there and lacks its value is refused by its name as well.
+        if unknown not in options:
+            message = f"no such option: {unknown}{nearest(unknown, options)}"
     return f"{message} (fourstage {name} --help tells what it takes)"
 
 

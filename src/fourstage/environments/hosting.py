@@ -115,10 +115,13 @@ class Environments:
         Raises:
             InputError: it cannot be made, or does not begin as it should.
         """
-        if self.introduced is not None:
-            say(self.introduced())
-        for each in self._processes:
-            each.start()
+        try:
+            if self.introduced is not None:
+                say(self.introduced())
+            for each in self._processes:
+                each.start()
+        except InputError as error:
+            raise InputError(*(f"rl.environment, {fault}" for fault in error.faults)) from error
         (first,) = self.reset(tasks[:1], [0]) if tasks else [Opening()]
         self.end()
         if first.fault:

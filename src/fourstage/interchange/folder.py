@@ -92,7 +92,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         raw = read_config(peft.base_folder(folder))
         return as_scorer(raw) if peft.scores(folder) else raw
     if not path.is_file():
-        raise InputError(f"{folder} is not a model folder: config.json is missing")
+        inner = [folder / each for each in ("model", "sft/model", "reward/model", "rl/model")]
+        there = [str(each) for each in inner if (each / "config.json").is_file()]
+        meant = f"; models in it: {', '.join(there)}" if there else ""
+        raise InputError(f"{folder} is not a model folder: config.json is missing{meant}")
     try:
         raw = files.read_json(path)
     except ValueError as error:

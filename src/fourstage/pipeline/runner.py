@@ -150,7 +150,11 @@ class Runner:
 
         for stage in stages:
             for role, folder in outside_models(stage, self.recipe).items():
-                scores = is_reward_model(folder)
+                try:
+                    scores = is_reward_model(folder)
+                except InputError as error:
+                    told = (f"{stage}.{role}={fault}" for fault in error.faults)
+                    raise InputError(*told) from error
                 if scores and role == "from":
                     raise InputError(
                         f"{stage}.from={folder} is a reward model: it scores text and cannot "

@@ -282,13 +282,30 @@ def _fault(item: Any, origins: dict[Location, str]) -> str:
     if path[:1] == ("data",):
         # A union (a path or a list of paths) adds the branch's name to the location.
         path = tuple(part for part in path if not _is_branch(part))
+    if path[:2] == ("rl", "rewards"):
+        # So does the kind of a part, behind its number.
+        path = path[:3] + path[4:]
     dotted = ".".join(map(str, path)) or "recipe"
     given = item["input"]
+    if item["type"] == "missing":
+        return f"{where}{dotted} is missing{_choices(path)}"
     if isinstance(given, dict) or (item["type"] == "value_error" and not path):
         return f"{where}{dotted}: {_reason(item)}"
     if isinstance(item.get("ctx", {}).get("error"), ValueError) and isinstance(given, BaseModel):
         return f"{where}{dotted}: {_reason(item)}"
     return f"{where}{dotted}={_short(given)}: {_reason(item)}"
+
+
+def _choices(path: Location) -> str:
+    """What may be written for a field that has a few values."""
+    section: type[BaseModel] | None = Recipe
+    field: FieldInfo | None = None
+    for part in path:
+        field = _by_alias(section).get(str(part)) if section else None
+        section = _section_of(field) if field else None
+    options = get_args(field.annotation) if field else ()
+    named = options and all(isinstance(option, str) for option in options)
+    return f": write one of {', '.join(options)}" if named else ""
 
 
 def _is_branch(part: str | int) -> bool:
@@ -310,6 +327,7 @@ _REASONS = {
     "bool_parsing": "must be true or false",
     "string_type": "must be text",
     "list_type": "must be a list",
+    "dict_type": "must be names with a value for each",
     "model_type": "must be a section with keys of its own",
     "model_attributes_type": "must be a section with keys of its own",
     "string_too_short": "must not be empty",

@@ -16,6 +16,13 @@ Limit = Annotated[Seconds, Field(gt=0)]
 Extraction = Literal["strict", "lenient"]
 
 
+# Fields without a default, and how they are written.
+_NEEDED = {
+    "function": "module:function or file.py:function, such as rewards.py:score",
+    "url": "http://HOST:PORT/PATH, or https://...",
+}
+
+
 def check_address(name: str, url: str) -> None:
     """Raises a `ValueError` for what nothing can be posted to, or holds a password."""
     if address(url) is not None:
@@ -28,7 +35,7 @@ def check_address(name: str, url: str) -> None:
 def _importable(function: str) -> str:
     where, _, name = function.rpartition(":")
     if not where or not name.isidentifier():
-        raise ValueError("write module:function or file.py:function, such as rewards.py:score")
+        raise ValueError(f"write {_NEEDED['function']}")
     return function
 
 
@@ -240,6 +247,9 @@ def _known(value: Any) -> Any:
     wrong = [f"{key!r}{nearest(str(key), keys)}" for key in value if key not in keys]
     if wrong:
         raise ValueError(f"unknown key of kind {kind}: {', '.join(wrong)}")
+    lacking = next((key for key in _NEEDED if key in keys and value.get(key) is None), None)
+    if lacking is not None:
+        raise ValueError(f"kind {kind} needs {lacking}: write {_NEEDED[lacking]}")
     return value
 
 

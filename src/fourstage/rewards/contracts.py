@@ -111,6 +111,11 @@ class Reward:
         """Why it can judge no response to this row; empty where it can."""
         return ""
 
+    def at_odds(self, items: Sequence[Item]) -> str:
+        """Why it can judge none of all rows, which are looked at once before training; empty where
+        it can."""
+        return ""
+
     def score(self, items: Sequence[Item]) -> list[Outcome]:
         """An outcome for each item, in their order."""
         raise NotImplementedError

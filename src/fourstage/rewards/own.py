@@ -30,14 +30,31 @@ class Own(Reward):
 
     def __init__(self, function: str, messages: bool = False, seconds: float = 60.0):
         self.function, self.messages = function, messages
-        self._workers: Workers[dict[str, list[Any]]] = Workers(
+        # A task of None asks what the function cannot do without.
+        self._workers: Workers[dict[str, list[Any]] | None] = Workers(
             functools.partial(_made, function), 1, seconds
         )
+        self._columns: tuple[str, ...] = ()
 
     def start(self, say: Callable[[str], None]) -> None:
         name, what = located("function", self.function)
         say(f"rl.rewards calls {name}() of {what}, as the recipe says")
         self._workers.start()
+
+    def at_odds(self, items: Sequence[Item]) -> str:
+        # A batch may hold no row of those that have a column: the function then gets None of it.
+        self._columns = tuple(dict.fromkeys(name for item in items for name in item.columns))
+        (answer,) = self._workers.answers([None])
+        if answer.fault:
+            return str(answer.fault)
+        given = self._arguments(items[:1])
+        lacking = [name for name in answer.value if name not in given]
+        if not lacking:
+            return ""
+        return (
+            f"function={self.function} asks for {', '.join(lacking)}, which no row has (there are: "
+            f"{', '.join(sorted(given))})"
+        )
 
     def score(self, items: Sequence[Item]) -> list[Outcome]:
         (answer,) = self._workers.answers([self._arguments(items)])
@@ -51,7 +68,8 @@ class Own(Reward):
         self._workers.close()
 
     def _arguments(self, items: Sequence[Item]) -> dict[str, list[Any]]:
-        columns = dict.fromkeys(name for item in items for name in item.columns)
+        here = (name for item in items for name in item.columns)
+        columns = dict.fromkeys((*self._columns, *here))
         given = {name: [item.columns.get(name) for item in items] for name in columns}
         given.setdefault("ground_truth", [item.truth for item in items])
         given |= {"ended": [i.ended for i in items], "tokens": [i.tokens for i in items]}
@@ -69,7 +87,7 @@ class Own(Reward):
         return given
 
 
-def _made(function: str) -> Callable[[dict[str, list[Any]]], list[Any]]:
+def _made(function: str) -> Callable[[dict[str, list[Any]] | None], list[Any]]:
     """Imports the function, in its process.
 
     Raises:
@@ -78,24 +96,27 @@ def _made(function: str) -> Callable[[dict[str, list[Any]]], list[Any]]:
     return functools.partial(_called, imported("function", function))
 
 
-def _called(function: Callable[..., Any], given: dict[str, list[Any]]) -> list[Any]:
-    """The numbers of a batch as plain ones, so that only such travel.
+def _called(function: Callable[..., Any], given: dict[str, list[Any]] | None) -> list[Any]:
+    """The numbers of a batch as plain ones, so that only such travel; of no batch the names of the
+    arguments that the function cannot do without.
 
     Raises:
         ValueError: it gave something else than a number for each.
     """
-    count = len(given[_PROMPTS])
     parameters = inspect.signature(function).parameters.values()
-    if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters):
-        named = {each.name for each in parameters}
-        given = {name: values for name, values in given.items() if name in named}
-    lacking = [
+    needed = [
         each.name
         for each in parameters
         if each.default is each.empty
         and each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
-        and each.name not in given
     ]
+    if given is None:
+        return needed
+    count = len(given[_PROMPTS])
+    if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters):
+        named = {each.name for each in parameters}
+        given = {name: values for name, values in given.items() if name in named}
+    lacking = [name for name in needed if name not in given]
     if lacking:
         raise ValueError(f"the rows have no {', '.join(lacking)}, which the function asks for")
     found = function(**given)

@@ -156,6 +156,8 @@ class Rewards:
             own = [item for item in items if part.judges(item)]
             if not own:
                 faults.append(f"rl.rewards, {part.name}: no row has {_told(part.only)}")
+            elif reason := part.reward.at_odds(own):
+                faults.append(f"rl.rewards, {part.name}: {reason}")
             faults += _unfit(part, own)
         if faults:
             raise InputError(*faults)
