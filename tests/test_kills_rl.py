@@ -37,7 +37,9 @@ FAMILIES = {
     ],
     "whole responses": ["rl.algorithm=rloo", "rl.group=2", "rl.reference_reset=2"],
     "rewards to go": ["rl.algorithm=reinforce++", "rl.pretraining_mix=0.5"],
-    "a checker": ["rl.algorithm=dr-grpo", "rl.group=4", "rl.rewards=[{kind: length, most: 16, buffer: 12}]"],
+    "no reward model": [
+        "rl.algorithm=dr-grpo", "rl.group=4", "rl.rewards=[{kind: length, most: 16, buffer: 12}]",
+    ],
     "an adapter": ["rl.algorithm=gspo", "rl.group=4", "rl.adapter.rank=2"],
     "comparisons": ["rl.algorithm=dpo", "rl.preference.pairs_per_step=8"],
     "own comparisons": ["rl.algorithm=ipo", "rl.online=true"],
