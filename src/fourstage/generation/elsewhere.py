@@ -1,11 +1,10 @@
-"""What draws completions: the engine here, or another one that gets weights and answers in ids."""
+"""Engines elsewhere: they get weights, and answer in ids."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 
@@ -18,21 +17,8 @@ from fourstage.model.transformer import Transformer
 _ROUNDING = 1e-2
 
 
-class Generator(Protocol):
-    """Draws a completion to each row of token ids, as `generation.engine.Engine` does."""
-
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        sampling: Sampling | Sequence[Sampling],
-        seeds: Sequence[int] | None = None,
-    ) -> list[Completion]:
-        """One completion a prompt, in their order; `seeds` replace those of `sampling`."""
-        ...
-
-
 class Elsewhere(ABC):
-    """A generator with weights of its own, which it takes before it draws."""
+    """Draws as `generation.engine.Engine` does, with weights of its own that it takes before."""
 
     @abstractmethod
     def start(self, say: Callable[[str], None]) -> None:
@@ -57,7 +43,7 @@ class Elsewhere(ABC):
         sampling: Sampling | Sequence[Sampling],
         seeds: Sequence[int] | None = None,
     ) -> list[Completion]:
-        """As `Generator.generate`.
+        """As `Engine.generate`.
 
         Raises:
             MachineError: it did not answer, or with something else than completions.
@@ -72,17 +58,6 @@ def last_line(error: Exception) -> str:
     """What another library's error ends with, which is where it says what was wrong."""
     lines = str(error).strip().splitlines()
     return lines[-1] if lines else type(error).__name__
-
-
-def spread(
-    prompts: Sequence[Sequence[int]],
-    sampling: Sampling | Sequence[Sampling],
-    seeds: Sequence[int] | None,
-) -> list[tuple[Sequence[int], Sampling, int]]:
-    """Each prompt with its sampling and its seed."""
-    samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
-    own = [each.seed for each in samplings] if seeds is None else list(seeds)
-    return list(zip(prompts, samplings, own, strict=True))
 
 
 def completion(

@@ -66,13 +66,10 @@ class Engine:
             InputError: a prompt is empty, longer than the context, or holds an unknown token.
             MachineError: a single request does not fit the memory.
         """
-        samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
-        seeds = [each.seed for each in samplings] if seeds is None else list(seeds)
-        if not len(prompts) == len(samplings) == len(seeds):
-            raise ValueError("generate needs a sampling and a seed for each prompt")
+        asked = spread(prompts, sampling, seeds)
         self.check(prompts)
-        limits = self._limits(prompts, samplings)
-        requests = [Request(*each) for each in zip(prompts, samplings, seeds, limits, strict=True)]
+        limits = self._limits(prompts, [each for _, each, _ in asked])
+        requests = [Request(*each, limit) for each, limit in zip(asked, limits, strict=True)]
         done: dict[int, Completion] = {}
         order = _order(prompts)
         while len(done) < len(prompts):
@@ -156,6 +153,19 @@ class Engine:
         return [
             min(s.max_new_tokens, room - len(p)) for p, s in zip(prompts, samplings, strict=True)
         ]
+
+
+def spread(
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling | Sequence[Sampling],
+    seeds: Sequence[int] | None,
+) -> list[tuple[Sequence[int], Sampling, int]]:
+    """Each prompt with its sampling and its seed, as `generate` takes them."""
+    samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
+    own = [each.seed for each in samplings] if seeds is None else list(seeds)
+    if not len(prompts) == len(samplings) == len(own):
+        raise ValueError("generate needs a sampling and a seed for each prompt")
+    return list(zip(prompts, samplings, own, strict=True))
 
 
 def _order(prompts: Sequence[Sequence[int]]) -> list[int]:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from fourstage.errors import InputError, MachineError
-from fourstage.generation.elsewhere import Elsewhere, completion, spread
-from fourstage.generation.engine import Completion
+from fourstage.generation.elsewhere import Elsewhere, completion
+from fourstage.generation.engine import Completion, spread
 from fourstage.generation.sampling import Sampling
 from fourstage.model.transformer import Transformer
 from fourstage.posting import Failed, Poster, bearer, check_key

@@ -9,8 +9,8 @@ from typing import Any
 
 from fourstage.errors import MachineError
 from fourstage.extras import require
-from fourstage.generation.elsewhere import Elsewhere, completion, last_line, spread
-from fourstage.generation.engine import Completion
+from fourstage.generation.elsewhere import Elsewhere, completion, last_line
+from fourstage.generation.engine import Completion, spread
 from fourstage.generation.sampling import Sampling
 from fourstage.interchange.weights import export_weights
 from fourstage.model.transformer import Transformer

@@ -70,6 +70,8 @@ class Watch:
             learned: [responses] what the reward model `model` says of each.
         """
         found = {"proxy_unfamiliar": float(outside(np.asarray(learned), self.range).mean())}
+        if not self.familiar.disagreement and self.watcher is None:
+            return found
         rows = reward_rows(tokenizer, responses)
         if self.familiar.disagreement:
             now = disagreement(model, rows[:_COMPARED])
