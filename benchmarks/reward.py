@@ -15,12 +15,9 @@ on held-out pairs, before and after, say that both train the same thing.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +25,17 @@ import numpy as np
 import pile
 import torch
 from peers import trl_reward
+from peers.fine_tuning import arguments, at, compete, facts_of, fresh_model, results_of, tell
 from peers.ours import OurTraining, resolved
-from peers.rounds import Contender, Gate, Record, median_of, ratio_of_rounds, take_turns
-from peers.shapes import SIZES, Shape
+from peers.rounds import Gate
+from peers.shapes import Shape
 
 from fourstage.data.batch import Batch, Example
 from fourstage.data.sources import PairSource
 from fourstage.data.store import write_store
-from fourstage.devices import resolve_device
 from fourstage.interchange import load_model, save_model
-from fourstage.model.config import ModelConfig
-from fourstage.model.transformer import Transformer
 from fourstage.randomness import numpy_generator
 from fourstage.recipe import load
-from fourstage.reporting.numbers import Number
-from fourstage.reporting.tables import print_table
 from fourstage.stages.reward import objective_of
 from fourstage.tokenizer import Tokenizer, train_tokenizer
 
@@ -103,18 +96,7 @@ def write_start(folder: Path, shape: Shape, count: int) -> Path:
     texts = list(pile.pages(4, 0))
     tokenizer = train_tokenizer(texts, shape.vocab_size, exact=False)
     ids, _ = tokenizer.encode_batch_flat(texts)
-    config = ModelConfig(
-        vocab_size=tokenizer.vocab_size,
-        width=shape.width,
-        layers=shape.layers,
-        heads=shape.heads,
-        kv_heads=shape.heads,
-        mlp_width=shape.gated_mlp,
-        context=LONGEST + 8,
-        # Without norms on queries and keys it is a Llama, transformers' fastest.
-        qk_norm=False,
-    )
-    model = Transformer(config).initialise(0).with_scalar_head(0)
+    model = fresh_model(shape, tokenizer.vocab_size, LONGEST + 8).with_scalar_head(0)
     save_model(folder / "model", model, tokenizer, card="The start of a benchmark.")
     pairs = make_pairs(np.asarray(ids, np.int64), count, tokenizer)
     (folder / "pairs.json").write_text(json.dumps(pairs))
@@ -145,10 +127,8 @@ def play_ours(gate: Gate, job: Job) -> None:
     objective = objective_of(recipe.reward)
     training = OurTraining(recipe, device, stage="reward", model=model, objective=objective)
     source, step = PairSource(store, job.pairs_a_step, recipe.seed), 0
-    if device.type == "cuda":
-        gate.synchronise = torch.cuda.synchronize
     before = our_loss(training, pairs[-_HELD_OUT:])
-    is_open = gate.enter(facts_of(model) | {"held_out_loss_before": before})
+    is_open = at(gate, device).enter(facts_of(model) | {"held_out_loss_before": before})
     while is_open:
         batch = source.batch(step)
         training.step(batch, job.rate)
@@ -172,8 +152,7 @@ def our_loss(training: OurTraining, pairs: Sequence[dict[str, list[int]]]) -> fl
 
 def play_trl(gate: Gate, job: Job) -> None:
     pairs, steps = job.pairs(), 0
-    if job.device != "cpu":
-        gate.synchronise = torch.cuda.synchronize
+    at(gate, torch.device(job.device))
 
     def begun(model: torch.nn.Module) -> bool:
         before = trl_reward.held_out(model, pairs[-_HELD_OUT:])
@@ -199,28 +178,6 @@ def play_trl(gate: Gate, job: Job) -> None:
     gate.leave({"held_out_loss": loss, "steps": steps})
 
 
-def facts_of(model: torch.nn.Module) -> dict[str, Any]:
-    return {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "threads": torch.get_num_threads(),
-    }
-
-
-def results_of(records: dict[str, Record]) -> dict[str, Any]:
-    ours, found = records["ours"].rates("cells"), {}
-    for name, record in records.items():
-        rates = record.rates("cells")
-        cells, all_cells = (sum(work[key] for work in record.work) for key in ("cells", "all"))
-        found[name] = {
-            "tokens_per_second": asdict(median_of(rates)),
-            "ours_over_it": asdict(ratio_of_rounds(ours, rates)),
-            "padding": 1 - cells / all_cells,
-            "seconds": record.seconds,
-            **record.facts,
-        }
-    return found
-
-
 def assert_same_start(results: dict[str, Any], tolerance: float = 1e-3) -> None:
     """Stops a comparison of contenders that did not begin with the same model and pairs.
 
@@ -233,53 +190,18 @@ def assert_same_start(results: dict[str, Any], tolerance: float = 1e-3) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=["tiny", "3m", "30m"], default="3m")
-    parser.add_argument("--pairs", type=int, default=16, help="of an update")
-    parser.add_argument("--made", type=int, default=2000, help="pairs there are")
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=3, help="of a turn")
-    parser.add_argument("--threads", type=int, help="of each contender; else the machine's own")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--rate", type=float, default=3e-4)
+    parser = arguments(__doc__.splitlines()[0], "pairs", 2000, 3e-4, trl_reward.KINDS)
     parser.add_argument("--centring", type=float, default=0.01)
-    names = ["ours", *trl_reward.KINDS]
-    parser.add_argument("--contenders", nargs="+", choices=names, default=names)
-    parser.add_argument("--ours", nargs="*", default=[], help="overrides of our recipe")
-    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
 
-    if given.threads:
-        told = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-        os.environ.update(dict.fromkeys(told, str(given.threads)))
-    threads = given.threads or torch.get_num_threads()
-    device = resolve_device(given.device)
-    with tempfile.TemporaryDirectory() as folder:
-        start = write_start(Path(folder), SIZES[given.size], given.made)
-        contenders = {}
-        for name in dict.fromkeys(["ours", *given.contenders]):
-            job = Job(name, start, given.pairs, given.rate, given.centring, str(device), given.ours)
-            contenders[name] = Contender(play_ours if name == "ours" else play_trl, job)
-        records, absent = take_turns(contenders, given.rounds, given.steps, needed=["ours"])
-    results = results_of(records)
+    def job(name: str, start: Path, device: str) -> Job:
+        return Job(name, start, given.units, given.rate, given.centring, device, given.ours)
+
+    records, facts = compete(given, write_start, job, play_ours, play_trl)
+    results = results_of(records, "tokens_per_second", "cells")
     assert_same_start(results)
-    table = [
-        [
-            name,
-            round(row["tokens_per_second"]["value"]),
-            None if name == "ours" else Number(**row["ours_over_it"]),
-            f"{row['padding']:.0%}",
-            row["held_out_loss_before"],
-            row["held_out_loss"],
-        ]
-        for name, row in results.items()
-    ]
-    header = ["contender", "tokens/s", "ours over it", "padding", "loss before", "after"]
-    title = f"{given.size}, {given.pairs} pairs a step, {device}, {threads} threads"
-    print_table(header, table, title)
-    if given.json:
-        content = {"contenders": results, "absent": absent, "title": title}
-        given.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    last = {"loss before": "held_out_loss_before", "after": "held_out_loss"}
+    tell(given, results, facts, "tokens_per_second", last)
 
 
 if __name__ == "__main__":

@@ -14,34 +14,26 @@ ratios are taken within a round, their median with a 95% bootstrap interval.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pile
 import torch
 from peers import trl
+from peers.fine_tuning import arguments, at, compete, facts_of, fresh_model, results_of, tell
 from peers.ours import OurTraining, resolved
-from peers.rounds import Contender, Gate, Record, median_of, ratio_of_rounds, take_turns
-from peers.shapes import SIZES, Shape
+from peers.rounds import Gate
+from peers.shapes import Shape
 
 from fourstage.data.batch import Batch, Example
 from fourstage.data.sources import ExampleSource
 from fourstage.data.store import write_store
-from fourstage.devices import resolve_device
 from fourstage.interchange import load_model, save_model
-from fourstage.model.config import ModelConfig
-from fourstage.model.transformer import Transformer
 from fourstage.randomness import numpy_generator
 from fourstage.recipe import load
-from fourstage.reporting.numbers import Number
-from fourstage.reporting.tables import print_table
 from fourstage.tokenizer import train_tokenizer
 
 SHORTEST, LONGEST = 20, 250
@@ -87,18 +79,7 @@ def write_start(folder: Path, shape: Shape, count: int) -> Path:
     texts = list(pile.pages(4, 0))
     tokenizer = train_tokenizer(texts, shape.vocab_size, exact=False)
     ids, _ = tokenizer.encode_batch_flat(texts)
-    config = ModelConfig(
-        vocab_size=tokenizer.vocab_size,
-        width=shape.width,
-        layers=shape.layers,
-        heads=shape.heads,
-        kv_heads=shape.heads,
-        mlp_width=shape.gated_mlp,
-        context=LONGEST + 6,
-        # Without norms on queries and keys it is a Llama, transformers' fastest.
-        qk_norm=False,
-    )
-    model = Transformer(config).initialise(0)
+    model = fresh_model(shape, tokenizer.vocab_size, LONGEST + 6)
     save_model(folder / "model", model, tokenizer, card="The start of a benchmark.")
     (folder / "rows.json").write_text(json.dumps(make_rows(np.asarray(ids, np.int64), count)))
     return folder
@@ -122,9 +103,7 @@ def play_ours(gate: Gate, job: Job) -> None:
     recipe = resolved(load("own-text", told), device, model=model.config)
     training = OurTraining(recipe, device, stage="sft", model=model)
     source, step = ExampleSource(store, batch_tokens, recipe.seed), 0
-    if device.type == "cuda":
-        gate.synchronise = torch.cuda.synchronize
-    is_open = gate.enter(facts_of(model) | {"batch_tokens": batch_tokens})
+    is_open = at(gate, device).enter(facts_of(model) | {"batch_tokens": batch_tokens})
     while is_open:
         batch = source.batch(step)
         training.step(batch, job.rate)
@@ -148,8 +127,7 @@ def our_loss(training: OurTraining, rows: Sequence[dict[str, list[int]]]) -> flo
 
 def play_trl(gate: Gate, job: Job) -> None:
     rows, steps = job.rows(), 0
-    if job.device != "cpu":
-        gate.synchronise = torch.cuda.synchronize
+    at(gate, torch.device(job.device))
 
     def passed(**work: float) -> bool:
         nonlocal steps
@@ -170,76 +148,20 @@ def play_trl(gate: Gate, job: Job) -> None:
     gate.leave({"held_out_loss": loss, "steps": steps})
 
 
-def facts_of(model: torch.nn.Module) -> dict[str, Any]:
-    return {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "threads": torch.get_num_threads(),
-    }
-
-
-def results_of(records: dict[str, Record]) -> dict[str, Any]:
-    ours, found = records["ours"].rates("trained"), {}
-    for name, record in records.items():
-        rates = record.rates("trained")
-        cells = sum(work["cells"] for work in record.work)
-        trained = sum(work["trained"] for work in record.work)
-        found[name] = {
-            "trained_tokens_per_second": asdict(median_of(rates)),
-            "ours_over_it": asdict(ratio_of_rounds(ours, rates)),
-            "padding": 1 - cells / sum(work["all"] for work in record.work),
-            "trained_tokens_per_round": trained / len(record.work),
-            "seconds": record.seconds,
-            **record.facts,
-        }
-    return found
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=["tiny", "3m", "30m"], default="3m")
-    parser.add_argument("--rows", type=int, default=16, help="of an update")
-    parser.add_argument("--made", type=int, default=3000, help="rows there are")
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=3, help="of a turn")
-    parser.add_argument("--threads", type=int, help="of each contender; else the machine's own")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--rate", type=float, default=1e-3)
-    names = ["ours", *trl.KINDS]
-    parser.add_argument("--contenders", nargs="+", choices=names, default=names)
-    parser.add_argument("--ours", nargs="*", default=[], help="overrides of our recipe")
-    parser.add_argument("--json", type=Path)
+    parser = arguments(__doc__.splitlines()[0], "rows", 3000, 1e-3, trl.KINDS)
     given = parser.parse_args()
 
-    if given.threads:
-        told = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-        os.environ.update(dict.fromkeys(told, str(given.threads)))
-    threads = given.threads or torch.get_num_threads()
-    device = resolve_device(given.device)
-    with tempfile.TemporaryDirectory() as folder:
-        start = write_start(Path(folder), SIZES[given.size], given.made)
-        contenders = {}
-        for name in dict.fromkeys(["ours", *given.contenders]):
-            job = Job(name, start, given.rows, given.rate, str(device), given.ours)
-            contenders[name] = Contender(play_ours if name == "ours" else play_trl, job)
-        records, absent = take_turns(contenders, given.rounds, given.steps, needed=["ours"])
-    results = results_of(records)
-    table = [
-        [
-            name,
-            round(row["trained_tokens_per_second"]["value"]),
-            None if name == "ours" else Number(**row["ours_over_it"]),
-            f"{row['padding']:.0%}",
-            round(row["trained_tokens_per_round"]),
-            row["held_out_loss"],
-        ]
-        for name, row in results.items()
-    ]
-    header = ["contender", "trained/s", "ours over it", "padding", "a round", "loss"]
-    title = f"{given.size}, {given.rows} rows a step, {device}, {threads} threads"
-    print_table(header, table, title)
-    if given.json:
-        content = {"contenders": results, "absent": absent, "title": title}
-        given.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    def job(name: str, start: Path, device: str) -> Job:
+        return Job(name, start, given.units, given.rate, device, given.ours)
+
+    records, facts = compete(given, write_start, job, play_ours, play_trl)
+    results = results_of(records, "trained_tokens_per_second", "trained")
+    for name, record in records.items():
+        trained = sum(work["trained"] for work in record.work)
+        results[name]["trained_tokens_per_round"] = round(trained / len(record.work))
+    last = {"trained a round": "trained_tokens_per_round", "loss": "held_out_loss"}
+    tell(given, results, facts, "trained_tokens_per_second", last)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """TRL's SFTTrainer on prepared rows, one step at a time.
 
-The trainer is the package's own, with its usual collator and loss on completions alone. What it
-would switch on by default and a CPU does worse with is off: bf16, and gradient checkpointing.
+The trainer is the package's own, with its usual collator and loss on completions alone.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+
+from peers.trl_trainers import at_the_gate, settings
 
 # What each kind changes of TRL's defaults (random order, padding to the longest of a batch).
 KINDS: dict[str, dict[str, Any]] = {
@@ -43,7 +44,7 @@ def train(
         passed: called after every step with `trained` tokens, `cells` without padding and `all`.
     """
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
     if kind == "trl-packed":
@@ -60,41 +61,16 @@ def train(
             counts["all"] = float(ids.numel())
             return super().training_step(model, inputs, num_items_in_batch)
 
-    class AtTheGate(TrainerCallback):
-        def on_step_end(self, args, state, control, **_):
-            control.should_training_stop = not passed(**counts)
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     with tempfile.TemporaryDirectory() as out:
-        told = {"max_length": longest} | KINDS[kind]
-        config = SFTConfig(
-            output_dir=out,
-            per_device_train_batch_size=rows_a_step,
-            max_steps=1_000_000,
-            learning_rate=rate,
-            lr_scheduler_type="constant",
-            weight_decay=0.1,
-            adam_beta2=0.95,
-            max_grad_norm=1.0,
-            optim="adamw_torch_fused",
-            completion_only_loss=True,
-            gradient_checkpointing=False,
-            bf16=device == "cuda",
-            use_cpu=device == "cpu",
-            report_to="none",
-            save_strategy="no",
-            disable_tqdm=True,
-            logging_steps=10,
-            seed=0,
-            **told,
-        )
+        told = {"max_length": longest, "completion_only_loss": True} | KINDS[kind]
+        config = SFTConfig(**settings(out, rows_a_step, rate, **told))
         model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa")
         trainer = Counting(
             model=model,
             args=config,
             train_dataset=Dataset.from_list(list(rows)),
             processing_class=AutoTokenizer.from_pretrained(folder),
-            callbacks=[AtTheGate()],
+            callbacks=[at_the_gate(counts, passed)],
         )
         if begun(model):
             trainer.train()

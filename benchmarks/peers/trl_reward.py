@@ -1,7 +1,6 @@
 """TRL's RewardTrainer on prepared comparisons, one step at a time.
 
-The trainer is the package's own, with its collator, loss and metrics. What it would switch on by
-default and a CPU does worse with is off: bf16, and gradient checkpointing.
+The trainer is the package's own, with its collator, loss and metrics.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+
+from peers.trl_trainers import at_the_gate, settings
 
 # What each kind changes of TRL's defaults (random order, padding to the longest of a batch).
 KINDS: dict[str, dict[str, Any]] = {
@@ -41,7 +42,7 @@ def train(
         passed: called after every step with its `cells` without padding and `all`.
     """
     from datasets import Dataset
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
     from trl import RewardConfig, RewardTrainer
 
     counts: dict[str, float] = {}
@@ -52,34 +53,12 @@ def train(
             counts["cells"], counts["all"] = float(mask.sum()), float(mask.numel())
             return super().training_step(model, inputs, num_items_in_batch)
 
-    class AtTheGate(TrainerCallback):
-        def on_step_end(self, args, state, control, **_):
-            control.should_training_stop = not passed(**counts)
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     with tempfile.TemporaryDirectory() as out:
-        config = RewardConfig(
-            output_dir=out,
-            per_device_train_batch_size=pairs_a_step,
-            max_steps=1_000_000,
-            learning_rate=rate,
-            lr_scheduler_type="constant",
-            weight_decay=0.1,
-            adam_beta2=0.95,
-            max_grad_norm=1.0,
-            optim="adamw_torch_fused",
-            center_rewards_coefficient=centring or None,
-            gradient_checkpointing=False,
-            bf16=device == "cuda",
-            use_cpu=device == "cpu",
-            report_to="none",
-            save_strategy="no",
-            disable_tqdm=True,
-            logging_steps=10,
-            remove_unused_columns=False,  # `length` is read before the collator is asked
-            seed=0,
-            **KINDS[kind],
-        )
+        told = {
+            "center_rewards_coefficient": centring or None,
+            "remove_unused_columns": False,  # `length` is read before the collator is asked
+        }
+        config = RewardConfig(**settings(out, pairs_a_step, rate, **told, **KINDS[kind]))
         model = AutoModelForSequenceClassification.from_pretrained(
             folder, num_labels=1, attn_implementation="sdpa"
         )
@@ -92,7 +71,7 @@ def train(
                 [{**pair, "length": length} for pair, length in zip(pairs, longest, strict=True)]
             ),
             processing_class=AutoTokenizer.from_pretrained(folder),
-            callbacks=[AtTheGate()],
+            callbacks=[at_the_gate(counts, passed)],
         )
         if begun(model):
             trainer.train()

@@ -1,7 +1,6 @@
 """TRL's GRPOTrainer and RLOOTrainer with transformers' generation, one step at a time.
 
-The trainers are the package's own. What they would switch on by default and a CPU does worse with
-is off: bf16, and gradient checkpointing.
+The trainers are the package's own, on a CPU.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from peers.trl_trainers import at_the_gate, settings
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,7 @@ def train(
             prompts without padding.
     """
     from datasets import Dataset
-    from transformers import (
-        AutoModelForCausalLM,
-        AutoTokenizer,
-        PrinterCallback,
-        TrainerCallback,
-    )
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
     from transformers.utils import logging
     from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
@@ -74,36 +70,22 @@ def train(
             counts["read"] = float(made["prompt_mask"].sum())
             return made
 
-    class AtTheGate(TrainerCallback):
-        def on_step_end(self, args, state, control, **_):
-            control.should_training_stop = not passed(**counts)
-
     def rewards(completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
         return [reward(ids) for ids in completion_ids]
 
     with tempfile.TemporaryDirectory() as out:
-        config = config_of(
-            output_dir=out,
-            per_device_train_batch_size=asked.prompts * asked.group,
-            num_generations=asked.group,
-            max_completion_length=asked.new,
-            temperature=1.0,
-            beta=asked.beta,
-            max_steps=1_000_000,
-            learning_rate=asked.rate,
-            lr_scheduler_type="constant",
-            weight_decay=0.0,
-            max_grad_norm=1.0,
-            optim="adamw_torch_fused",
-            gradient_checkpointing=False,
-            bf16=False,
-            use_cpu=True,
-            report_to="none",
-            save_strategy="no",
-            disable_tqdm=True,
-            logging_steps=1_000_000,
-            seed=0,
-        )
+        told = {
+            "num_generations": asked.group,
+            "max_completion_length": asked.new,
+            "temperature": 1.0,
+            "beta": asked.beta,
+            "weight_decay": 0.0,
+            "adam_beta2": 0.999,
+            "bf16": False,
+            "use_cpu": True,
+            "logging_steps": 1_000_000,
+        }
+        config = config_of(**settings(out, asked.prompts * asked.group, asked.rate, **told))
         model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa")
         trainer = Counting(
             model=model,
@@ -111,7 +93,7 @@ def train(
             reward_funcs=rewards,
             train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
             processing_class=AutoTokenizer.from_pretrained(folder),
-            callbacks=[AtTheGate()],
+            callbacks=[at_the_gate(counts, passed)],
         )
         trainer.remove_callback(PrinterCallback)
         never_end(trainer)

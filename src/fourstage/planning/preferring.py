@@ -11,6 +11,7 @@ from fourstage.planning import rules
 from fourstage.planning.facts import RowTokens
 from fourstage.planning.flops import Work
 from fourstage.planning.judging import Readers
+from fourstage.planning.published import through
 from fourstage.planning.rules import Derived, Ruled, two_digits
 from fourstage.recipe import Recipe
 from fourstage.recipe.preference import (
@@ -20,6 +21,7 @@ from fourstage.recipe.preference import (
     has_reference,
     reads_comparisons,
 )
+from fourstage.recipe.rl import RL
 
 if TYPE_CHECKING:
     from fourstage.planning.resolve import _Filling
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 _USUAL_COMPARISONS = 20_000
 # Below SFT's rate, since a chat model goes on from a few of its own answers.
 _IMITATING = ("bon", "raft")
+# parameters -> beta of DPO where others wrote the answers.
+_GIVEN_BETA = ((1e6, 0.3), (1e9, 0.1))
 
 
 def rate(params: float, algorithm: str) -> Ruled:
@@ -41,6 +45,17 @@ def rate(params: float, algorithm: str) -> Ruled:
         return Ruled(sft.value, f"SFT's, since {algorithm} has its loss: {sft.rule}")
     rule = "a tenth of SFT's rate: 2e-4 at 1M parameters to DPO's 1e-6 from 1.3B on"
     return Ruled(two_digits(sft.value / 10), rule)
+
+
+def beta(params: float, stage: RL) -> Ruled:
+    """That of the loss's paper, but more for DPO on given comparisons with a small model: at its
+    rate, 0.1 leads so far from the reference that it unlearns its tasks."""
+    known = PREFERENCES[stage.algorithm]
+    if known.loss == "dpo" and reads_comparisons(stage):
+        value = through(_GIVEN_BETA, params, beyond=False)
+        rule = f"0.3 at 1M parameters to 0.1 from 1B on ({known.source})"
+        return Ruled(two_digits(value), rule)
+    return Ruled(known.beta, f"of {known.name}: {known.source}")
 
 
 def fill(filling: _Filling) -> None:
@@ -84,7 +99,8 @@ def _preference(filling: _Filling) -> None:
         _nested(filling, "preference", "beta", 0.1, "Ethayarajh et al., 2024")
         return
     known = PREFERENCES[name]
-    _nested(filling, "preference", "beta", known.beta, f"of {name}: {known.source}")
+    ruled = beta(filling.params, stage)
+    _nested(filling, "preference", "beta", ruled.value, ruled.rule)
     for key in ("label_smoothing", "gamma", "nll_coefficient"):
         value = getattr(known, key) or None
         _nested(filling, "preference", key, value, f"of {name}: {known.source}")
