@@ -275,7 +275,7 @@ def test_what_is_left_out_is_filled_once_and_says_why(algorithm, online):
         wary = algorithm in ("dpo", "cdpo") and not online
         assert recipe.rl.preference.beta == (0.3 if wary else PREFERENCES[algorithm].beta)
     sft = recipe.sft.learning_rate or 0
-    wanted = sft if algorithm == "orpo" else sft / 10
+    wanted = sft if algorithm == "orpo" else sft / (10 if online else 20)
     if algorithm in DISTILLING:
         wanted = resolve(load("quickstart"))[0].rl.learning_rate or 0
     assert recipe.rl.learning_rate == pytest.approx(wanted, rel=0.05)

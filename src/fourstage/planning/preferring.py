@@ -34,15 +34,20 @@ _IMITATING = ("bon", "raft")
 _GIVEN_BETA = ((1e6, 0.3), (1e9, 0.1))
 
 
-def rate(params: float, algorithm: str) -> Ruled:
-    """A tenth of SFT's rate; SFT's for a loss that is to replace it, and policy optimisation's for
-    one that imitates the model's own best answers: SFT's rate undoes the chat model there."""
+def rate(params: float, stage: RL) -> Ruled:
+    """A tenth of SFT's rate, half as much on answers that others wrote; SFT's for a loss that is to
+    replace it, and policy optimisation's for one that imitates the model's own best answers: SFT's
+    rate undoes the chat model there."""
+    algorithm = stage.algorithm
     if algorithm in _IMITATING:
         ruled = rules.rl_rate(params)
         return Ruled(ruled.value, f"policy optimisation's, from own answers too: {ruled.rule}")
     sft = rules.sft_rate(params)
     if algorithm == "orpo":
         return Ruled(sft.value, f"SFT's, since {algorithm} has its loss: {sft.rule}")
+    if reads_comparisons(stage):
+        rule = "a twentieth of SFT's rate: 1e-4 at 1M parameters to Zephyr's 5e-7 from 1.3B on"
+        return Ruled(two_digits(sft.value / 20), rule)
     rule = "a tenth of SFT's rate: 2e-4 at 1M parameters to DPO's 1e-6 from 1.3B on"
     return Ruled(two_digits(sft.value / 10), rule)
 
@@ -70,7 +75,7 @@ def fill(filling: _Filling) -> None:
     else:
         _drawn(filling)
     filling.fill("rl.max_new_tokens", filling.config.context // 4, "a quarter of the context")
-    filling.rate("rl", lambda params: rate(params, stage.algorithm))
+    filling.rate("rl", lambda params: rate(params, stage))
 
 
 def course(filling: _Filling) -> None:
