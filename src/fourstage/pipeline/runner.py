@@ -16,13 +16,14 @@ from fourstage import kernels, precision
 from fourstage.data.prepared import PreparedData
 from fourstage.devices import memory_of
 from fourstage.environments import building as environments
-from fourstage.errors import FourstageError, InputError, Interrupted
+from fourstage.errors import FourstageError, Interrupted
 from fourstage.files import explained, read_json, write_json, write_text
 from fourstage.interchange import exportable
 from fourstage.parallel.group import Group
 from fourstage.parallel.mesh import Mesh
 from fourstage.parallel.sizes import check_adapter, check_optimiser, check_sizes, sizes_for
 from fourstage.pipeline import raw
+from fourstage.pipeline.beginning import Say, announce, check_outside, require_ancestors
 from fourstage.pipeline.datasets import Datasets
 from fourstage.pipeline.decisions import RESULTS, Decision, decide, set_aside
 from fourstage.pipeline.lineage import (
@@ -37,7 +38,6 @@ from fourstage.pipeline.planned import keep_plan
 from fourstage.planning import Derived, model_config
 from fourstage.planning.layouts import fits_one_device
 from fourstage.recipe import STAGES, Recipe, load
-from fourstage.recipe.preference import reads_comparisons
 from fourstage.rewards.building import own_files
 from fourstage.stages import engines
 from fourstage.stages.context import StageContext
@@ -45,7 +45,6 @@ from fourstage.stages.judging import check_rewards
 from fourstage.training.clock import StageClock
 from fourstage.training.fitting import Measured
 
-Say = Callable[[str], None]
 # stage -> another one whose data it reads: references of the reward, instructions to measure on.
 _READS_TOO = {"reward": "sft", "rl": "sft"}
 
@@ -77,8 +76,8 @@ class Runner:
         chain = [stage for stage in STAGES if stage in self._with_ancestors(stages)]
         self._open_data(stages, chain, redo)
         decisions = decide(self.folder, self.recipe, chain, self.lineage, self.inputs)
-        self._require_ancestors(stages, decisions)
-        self._announce(stages, decisions)
+        require_ancestors(self.folder, stages, self.recipe, decisions)
+        announce(stages, self.recipe, decisions, self.say)
         # Every process has read what stood there before the first one changes it.
         self.group.any(False)
         if self.group.writes:
@@ -121,7 +120,7 @@ class Runner:
             InputError: a folder cannot play its role, raw data changed under the run, or the model
                 could not be saved.
         """
-        self._check_outside(stages)
+        check_outside(stages, self.recipe)
         self.hashes = raw.hashes_of(self.recipe, chain)
         if not redo:
             old = self._recipe_before()
@@ -140,32 +139,6 @@ class Runner:
                 found |= set(parents_of(stage, self.recipe).values())
         return found
 
-    def _check_outside(self, stages: list[str]) -> None:
-        """Refuses folders from outside that cannot play their role, before anything is spent.
-
-        Raises:
-            InputError: no such folder, a reward model as a chat model, or the reverse.
-        """
-        from fourstage.interchange import is_reward_model
-
-        for stage in stages:
-            for role, folder in outside_models(stage, self.recipe).items():
-                try:
-                    scores = is_reward_model(folder)
-                except InputError as error:
-                    told = (f"{stage}.{role}={fault}" for fault in error.faults)
-                    raise InputError(*told) from error
-                if scores and role == "from":
-                    raise InputError(
-                        f"{stage}.from={folder} is a reward model: it scores text and cannot "
-                        "write; give a language model, such as a run's sft/model"
-                    )
-                if not scores and role != "from":
-                    raise InputError(
-                        f"{stage}.{role}={folder} is no reward model: give a folder with one "
-                        "label, such as a run's reward/model"
-                    )
-
     def _recipe_before(self) -> Recipe | None:
         path = self.folder / "recipe.yaml"
         return load(str(path)) if path.exists() else None
@@ -176,42 +149,6 @@ class Runner:
         same = known.get("processes", group.world_size) == group.world_size
         if same and known.get("threads") and known.get("device") == group.device.type == "cpu":
             torch.set_num_threads(int(known["threads"]))
-
-    def _require_ancestors(self, stages: list[str], decisions: dict[str, Decision]) -> None:
-        for stage in stages:
-            for parent in parents_of(stage, self.recipe).values():
-                if parent in stages or decisions[parent].action == "keep":
-                    continue
-                why = decisions[parent].reason or "it is not finished"
-                raise InputError(
-                    f"{stage} is made from {parent}, and in {self.folder} {why}: run `fourstage "
-                    f"{parent}` first, or name a model with {stage}.from=DIR"
-                )
-
-    def _announce(self, stages: list[str], decisions: dict[str, Decision]) -> None:
-        for stage in STAGES:
-            if stage not in stages:
-                if stage not in decisions and stages == self.recipe.needed():
-                    self.say(f"{stage}: left out, {self._instead_of(stage)}")
-                continue
-            decision = decisions[stage]
-            if decision.action == "keep":
-                self.say(f"{stage}: finished and unchanged, kept")
-            elif decision.action == "continue":
-                self.say(f"{stage}: goes on")
-            elif decision.reason:
-                self.say(f"{stage}: run again, since {decision.reason}")
-
-    def _instead_of(self, stage: str) -> str:
-        """Why a whole run does without a stage."""
-        rl = self.recipe.rl
-        if stage == "reward" and rl.reward_model is None and reads_comparisons(rl):
-            return f"{rl.algorithm} learns from comparisons themselves"
-        if stage == "reward" and rl.environment is not None:
-            return "rl.environment gives the rewards"
-        if stage == "reward" and not rl.needs_reward_model:
-            return "rl.rewards ask no reward model"
-        return "a model from outside takes its place"
 
     def _make_room(self, decisions: dict[str, Decision]) -> None:
         """Sets old folders aside, the last stage first: cut off half-way, the rest is found out
