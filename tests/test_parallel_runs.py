@@ -2,18 +2,55 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from pathlib import Path
 
 import pytest
 
 from fourstage.files import read_json
 from parallel_support import launched, lines, run_together
-from pipeline_support import STAGES, recipe_file, results, rows
+from pipeline_support import STAGES, go, recipe_file, results, rows, tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 LAYOUTS = {"shards": ["parallel.shard=2"], "tensor": ["parallel.tensor=2"],
            "sequence": ["parallel.tensor=2", "parallel.sequence=true"],
            "replicas": ["parallel.replicate=2"]}  # fmt: skip
+
+# What the `rl` stage can be, beside PPO against a reward model.
+FORMS = {
+    "environment": ["rl.algorithm=grpo", "rl.group=4", "rl.environment.kind=guess",
+                    "rl.environment.turns=3"],
+    "behind": ["rl.algorithm=grpo", "rl.group=4", "rl.behind=1"],
+    "watched": ["rl.algorithm=rloo", "rl.group=4", "rl.watch_model=reward"],
+    "given": ["rl.algorithm=dpo"],
+    "online": ["rl.algorithm=dpo", "rl.online=true", "rl.group=4"],
+    "imitating": ["rl.algorithm=raft", "rl.group=4"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory) -> Path:
+    """A run up to its reward model."""
+    folder = tmp_path_factory.mktemp("taught")
+    for stage in ("pretrain", "sft", "reward"):
+        go(tiny(), folder, only=stage)
+    return folder
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_rl_learns_on_two_processes_what_it_learns_on_one(taught, tmp_path, form):
+    asked = [each.replace("=reward", f"={taught}/reward/model") for each in FORMS[form]]
+    for processes in (1, 2):
+        shutil.copytree(taught, tmp_path / str(processes))
+        layout = LAYOUTS["replicas"] if processes > 1 else []
+        run_together(recipe_file(tmp_path), tmp_path / str(processes), processes, [*layout, *asked])
+    one, two = (rows(tmp_path / name, "rl") for name in ("1", "2"))
+    assert len(one) == len(two) > 1
+    for here, there in zip(two, one, strict=True):
+        for name in ("loss", "reward", "length", "turns", "gradient_norm", "kl"):
+            if there.get(name) is not None:
+                assert here[name] == pytest.approx(there[name], rel=1e-4, abs=1e-5), name
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
