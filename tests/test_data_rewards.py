@@ -274,6 +274,8 @@ def test_plain_pairs_are_drawn_as_before(tmp_path):
     ("told", "words"),
     [
         ({"objective": "binary", "margin": 1.0}, "margin=1.0 is of objective=bradley_terry"),
+        ({"objective": "regression", "centring": 0.1}, "centring=0.1 is of comparisons"),
+        ({"caution": 2}, "caution=2 is of several models"),
         ({"objective": "process", "heads": {"a": 1, "b": 1}}, "heads are of whole answers"),
         ({"heads": {"a": 1}}, "names 'a' alone"),
         ({"heads": {"a": 0, "b": 0}}, "heads all weigh 0"),

@@ -220,6 +220,20 @@ def test_models_that_an_algorithm_does_without_are_not_planned():
         ({"rewards": "[{kind: math"}, r"write a list such as"),
         ({"dual_clip": 1.1}, "inside of the clip range"),
         ({"aggregation": "mean"}, "must be one of token_mean"),
+        ({"kl": "loss"}, "has a gradient of 0 on average"),
+        ({"algorithm": "grpo", "kl_estimator": "k1"}, "has a gradient of 0 on average"),
+        ({"algorithm": "grpo", "lam": 0.9}, "lam is of a critic"),
+        ({"algorithm": "rloo", "value_clip": 0.1}, "value_clip is of a critic"),
+        ({"algorithm": "reinforce", "critic_learning_rate": 1e-4}, "is of a critic"),
+        ({"algorithm": "grpo", "gamma": 0.9}, "rewards whole responses"),
+        ({"algorithm": "dapo", "kl_estimator": "k2"}, "is of a KL with the reference"),
+        ({"kl_coefficient": 0, "kl": "reward"}, "is of a KL with the reference"),
+        ({"kl_horizon": 500}, "kl_horizon is of kl_target"),
+        ({"algorithm": "dapo", "dynamic_rounds": 3}, "dynamic_rounds is of dynamic_sampling"),
+        ({"algorithm": "dpo", "group": 4}, "dpo draws none"),
+        ({"algorithm": "dpo", "missing_end_penalty": -3}, "dpo draws none"),
+        ({"algorithm": "simpo", "gamma": 0.5}, "write preference.gamma"),
+        ({"algorithm": "raft", "value_coefficient": 0.5}, "is of policy optimisation"),
     ],
 )  # fmt: skip
 def test_what_does_not_go_together_is_refused_in_one_line(rl, words):
@@ -227,6 +241,19 @@ def test_what_does_not_go_together_is_refused_in_one_line(rl, words):
         recipe_from({"rl": rl})
     (line,) = refused.value.faults
     assert words in line and line.startswith("rl")
+
+
+def test_more_minibatches_than_responses_are_refused_before_anything_is_trained():
+    with pytest.raises(InputError, match=r"minibatches=32 cuts rl\.rollout_batch=16 into"):
+        resolve(recipe_from({"rl": {"minibatches": 32, "rollout_batch": 16}}))
+
+
+@pytest.mark.parametrize(
+    "told", [{"kl": "loss", "kl_weighted": True}, {"algorithm": "reinforce++", "gamma": 0.9},
+             {"kl_target": 6, "kl_horizon": 500}, {"algorithm": "dpo", "rollout_batch": 64}]
+)  # fmt: skip
+def test_what_is_read_somewhere_is_taken(told):
+    assert recipe_from({"rl": told}).rl.algorithm == told.get("algorithm", "ppo")
 
 
 def test_a_reward_model_that_gives_no_number_costs_its_answers_and_is_counted():

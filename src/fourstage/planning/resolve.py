@@ -333,6 +333,11 @@ class _Filling:
             size = max(group, min(wanted.value, stage.episodes or wanted.value) // group * group)
             batch = self.fill("rl.rollout_batch", size, wanted.rule)
         count = self.by_rule("rl.minibatches", rules.minibatches(batch))
+        if count > batch:
+            raise InputError(
+                f"rl.minibatches={count} cuts rl.rollout_batch={batch} into more parts than it has "
+                f"responses: write at most {batch}"
+            )
         an_iteration = stage.epochs * count
         limits = [
             stage.episodes,

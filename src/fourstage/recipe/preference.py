@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -37,7 +38,12 @@ _OF_POLICY_GRADIENTS = (
     "kl_summed",
     "kl_weighted",
     "kl_target",
+    "kl_horizon",
     "entropy_coefficient",
+    "gamma",
+    "lam",
+    "value_clip",
+    "value_coefficient",
     "value_warmup",
     "critic_learning_rate",
     "reference_reset",
@@ -46,10 +52,11 @@ _OF_POLICY_GRADIENTS = (
     "correction_low",
     "correction_high",
     "dynamic_sampling",
+    "dynamic_rounds",
     "pretraining_mix",
 )
 # And those of responses that are drawn.
-_OF_RESPONSES = ("overlong", "overlong_buffer")
+_OF_RESPONSES = ("group", "missing_end_penalty", "overlong", "overlong_buffer")
 
 
 class PreferenceSection(Section):
@@ -165,6 +172,13 @@ def refuse_other_rows(recipe: Recipe) -> None:
 def faults(section: RL) -> list[str]:
     """What of these keys does not fit the algorithm, each with what to write instead."""
     found, name = [], section.algorithm
+    fields = type(section).model_fields
+
+    def given(keys: Iterable[str]) -> list[str]:
+        return [
+            key for key in keys if (value := getattr(section, key)) and value != fields[key].default
+        ]
+
     if section.preference is not None and not compares(section):
         found.append(
             f"preference is of {', '.join(COMPARING)}, not {name}: leave it out, or write "
@@ -181,15 +195,14 @@ def faults(section: RL) -> list[str]:
         )
     if learns_otherwise(section):
         found += [
-            f"{key} is of policy optimisation (ppo, grpo ...), and {name} has none: leave it out"
-            for key in _OF_POLICY_GRADIENTS
-            if getattr(section, key)
+            f"{key} is of policy optimisation (ppo, grpo ...), and {name} has none: "
+            + ("write preference.gamma" if (key, name) == ("gamma", "simpo") else "leave it out")
+            for key in given(_OF_POLICY_GRADIENTS)
         ]
     if reads_comparisons(section):
         found += [
             f"{key} is of responses that are drawn, and {name} draws none: leave it out"
-            for key in _OF_RESPONSES
-            if getattr(section, key)
+            for key in given(_OF_RESPONSES)
         ]
         if section.rewards:
             found.append(

@@ -58,6 +58,20 @@ class RewardKind(Section):
         return self
 
     @model_validator(mode="after")
+    def _is_read(self) -> RewardKind:
+        fields = type(self).model_fields
+        if self.objective == "regression" and self.centring != fields["centring"].default:
+            raise ValueError(
+                f"centring={self.centring:g} is of comparisons, whose scores have no zero of their "
+                "own; those of objective=regression are given: leave it out"
+            )
+        if self.ensemble == 1 and self.caution != fields["caution"].default:
+            raise ValueError(
+                f"caution={self.caution:g} is of several models: write ensemble=4, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _has_heads_that_count(self) -> RewardKind:
         if len(self.heads) == 1:
             raise ValueError(

@@ -47,6 +47,11 @@ PLACING = ("each", "progress")
 _BY_TOKEN = ("critic", "rewards_to_go", "group_rewards_to_go")
 _CLIPS = ("clip_range", "clip_low", "clip_high")
 _OF_A_CORRECTION = ("correction_level", "correction_low", "correction_high")
+# Numbers of a critic, and of a KL with the reference.
+_OF_A_CRITIC = ("lam", "value_clip", "value_coefficient", "critic_learning_rate")
+_OF_A_KL = ("kl", "kl_estimator", "kl_summed", "kl_weighted")
+# key -> the one without which it is not read.
+_OF_ANOTHER = {"kl_horizon": "kl_target", "dynamic_rounds": "dynamic_sampling"}
 # Score of a response without an end, in place of the reward model's.
 _MISSING_END = -1.0
 
@@ -200,7 +205,7 @@ class RL(Rollouts):
         found += [*self._of_rollouts(), *faults_of_rollouts(self), *self._of_rewards()]
         if not learns_otherwise(self):
             found += self._of_a_correction()
-            found = found or [*self._of_models()]
+            found = found or [*self._of_models(), *self._unread()]
         found = found or [*self._of_steps()]
         if found:
             raise ValueError("; ".join(found))
@@ -219,6 +224,12 @@ class RL(Rollouts):
             return
         if row.surrogate == "plain" and given:
             yield f"{given[0]} clips nothing with surrogate=plain: leave it out"
+        in_loss = row.kl == "loss" and row.needs_reference
+        if in_loss and row.kl_estimator == "k1" and not row.kl_weighted:
+            yield (
+                "kl=loss with kl_estimator=k1 has a gradient of 0 on average, and holds nothing: "
+                "write kl_estimator=k2, or kl=reward"
+            )
         if self.kl_target is not None and (row.kl == "loss" or not row.needs_reference):
             where = "in the loss" if row.needs_reference else "at 0"
             yield (
@@ -322,3 +333,28 @@ class RL(Rollouts):
                 f"reference_reset={self.reference_reset} changes the reference, which with an "
                 "adapter is the frozen model beneath it: leave one of the two out"
             )
+
+    def _unread(self) -> Iterator[str]:
+        """Numbers that nothing would read."""
+        row, fields = self.row(), type(self).model_fields
+        given = {key for key, field in fields.items() if getattr(self, key) != field.default}
+        for key in _OF_A_CRITIC:
+            if key in given and not row.needs_critic:
+                yield (
+                    f"{key} is of a critic, and {self.algorithm} has none: leave it out, or write "
+                    "algorithm=ppo"
+                )
+        if "gamma" in given and row.advantage not in _BY_TOKEN:
+            yield (
+                f"gamma={self.gamma:g} discounts what is paid token by token, and "
+                f"{self.algorithm} rewards whole responses: leave it out"
+            )
+        for key in _OF_A_KL:
+            if key in given and not row.needs_reference:
+                yield (
+                    f"{key} is of a KL with the reference, and {self.algorithm} has none here: "
+                    "leave it out, or write kl_coefficient=0.05"
+                )
+        for key, other in _OF_ANOTHER.items():
+            if key in given and not getattr(self, other):
+                yield f"{key} is of {other}, which is not given: leave it out, or write {other} too"
