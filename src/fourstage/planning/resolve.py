@@ -13,7 +13,13 @@ from fourstage.model.config import ModelConfig
 from fourstage.model.families import FAMILIES
 from fourstage.planning import preferring, rules
 from fourstage.planning.architecture import DEFAULTS, SIZES, options_of
-from fourstage.planning.facts import DataFacts, RowTokens, row_tokens, training_text_tokens
+from fourstage.planning.facts import (
+    DataFacts,
+    RowTokens,
+    row_tokens,
+    sft_tokens,
+    training_text_tokens,
+)
 from fourstage.planning.flops import muon_flops, training_flops
 from fourstage.planning.parent import replaces_the_shape, with_parent
 from fourstage.planning.rules import Derived, Ruled, shown
@@ -287,7 +293,8 @@ class _Filling:
     def sft(self) -> None:
         stage, rows = self.recipe.sft, self.rows
         made = self.values["data"]["demonstrations"]
-        available = self.facts.sft_tokens or (made and made * rows.demonstration)
+        known = sft_tokens(self.facts, self.config.vocab_size, self.config.context)
+        available = known or (made and made * rows.demonstration)
         epochs: float | None = stage.epochs
         if not (stage.tokens or stage.epochs or stage.steps):
             endless = self.recipe.data.origin("sft") == "world"
