@@ -262,6 +262,21 @@ def test_kinds_can_be_given_on_the_command_line() -> None:
     assert load("quickstart", ["rl.rewards=format"]).rl.rewards[0].kind == "format"
 
 
+@pytest.mark.parametrize("nothing", ["[]", "[ ]", ","])
+def test_an_empty_list_on_the_command_line_asks_for_nothing(nothing) -> None:
+    with pytest.raises(InputError) as told:
+        load("quickstart", [f"rl.rewards={nothing}"])
+    assert len(told.value.faults) == 1
+    assert told.value.faults[0].startswith(f"rl.rewards={nothing} asks for no reward: leave it out")
+
+
+def test_the_empty_list_that_a_run_writes_down_is_read_again(tmp_path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(load("quickstart").to_yaml())
+    assert "rewards: []" in path.read_text()
+    assert load(path).rl.rewards == []
+
+
 def test_the_files_of_own_functions_are_named_by_their_content(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text("def f(completions): return []")

@@ -272,6 +272,14 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, dict) else value
 
 
+def names_none(text: str) -> bool:
+    """Whether a list of the command line was written out and has no part in it.
+
+    In a recipe file an empty list stays what it says, as runs write it down where there is none.
+    """
+    return bool(text) and not text.strip("[], ")
+
+
 def _named_apart(parts: list[RewardPart]) -> list[RewardPart]:
     names = [part.name or part.kind for part in parts]
     twice = next((name for name in names if names.count(name) > 1), None)
