@@ -95,9 +95,10 @@ def count_part(recipe: Recipe, part: str) -> Found:
         if unpacked_bytes(files) > _MOST_BYTES:
             return guessed(f"more than {_MOST_BYTES // 10**6} MB are counted when they are read")
         seen = _look(files, recipe.data.keys)
-    except (InputError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
+        # Preparation refuses what cannot be read; a plan goes on.
         reason = error.faults[0] if isinstance(error, InputError) else str(error)
-        return guessed(f"they cannot be counted: {reason}")
+        return guessed(f"they cannot be counted ({reason})")
     return _of_rows(recipe, part, seen, files) or guessed("none of its rows is known")
 
 
