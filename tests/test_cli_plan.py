@@ -107,6 +107,16 @@ def test_a_text_of_ones_own_gives_its_size_to_the_plan(core, capsys, tmp_path):
     assert code == 0 and "4 epochs of the" in out
 
 
+def test_rows_of_ones_own_are_counted_and_the_plan_says_so(core, capsys, tmp_path):
+    path = tmp_path / "answers.csv"
+    path.write_text("\n".join(["question,answer", *(f"{n}?,{n}." for n in range(200))]))
+    code, out, _ = call(capsys, "plan", "smoke", f"data.sft={path}", "data.preferences=hf:a/b")
+    assert code == 0 and narrow(out)
+    words = " ".join(out.split())
+    assert "data.sft: 200 rows counted in answers.csv." in words
+    assert "data.preferences: 20,000 comparisons taken for granted" in words
+
+
 def test_text_that_lies_on_the_cluster_is_planned_by_rule(capsys):
     arguments = ("plan", "domain", "data.pretrain=/there/corpus")
     code, out, _ = call(capsys, *arguments, "--gpus", "8xA100")

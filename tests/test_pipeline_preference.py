@@ -87,6 +87,8 @@ def test_a_run_by_comparisons_is_measured_as_others_are_and_kept(run):
     before = touched(run, ["pretrain", "sft", "reward"])
     said = go(tiny("rl.algorithm=dpo"), run)
     assert "reward: left out, dpo learns from comparisons themselves" in said
+    told = " ".join(said)
+    assert "Reinforcement learning" in told and "Reward modelling" not in told
     assert touched(run, ["pretrain", "sft", "reward"]) == before
     found = results(run, "rl")["metrics"]
     for name in ("gold_reward_sft", "gold_reward", "proxy_reward", "kl", "task_success"):

@@ -311,6 +311,8 @@ def test_the_page_holds_every_number_and_nothing_from_outside():
     assert [each["class"] for each in tokens] == ["t cut", "t", "t"]
     assert "--advantage:rgba(" in tokens[0]["style"] and "--KL:rgba(" in tokens[0]["style"]
     assert "old  +2.0000" in tokens[0]["title"] and "clipped" in tokens[0]["title"]
+    assert "KL  −1.0000" in tokens[0]["title"] and ">−2.000<" in page
+    assert not re.search(r"[\s>]-\d", "".join(each.get("title", "") for each in tokens) + page)
 
 
 class Elements(HTMLParser):

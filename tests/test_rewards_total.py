@@ -173,6 +173,28 @@ def test_a_row_of_a_persons_prompts_is_judged_by_its_ground_truth(row) -> None:
     assert items[0].asked.startswith("3750/3")
 
 
+@pytest.mark.parametrize("verifier", ["numbers", "math_verify"])
+@pytest.mark.parametrize(
+    ("told", "prompt", "truths", "is_advised"),
+    [
+        ({}, "6*7?", ("42", "1,250"), True),
+        ({"extraction": "lenient"}, "6*7?", ("42",), False),
+        ({}, "6*7? Put it in \\boxed{}.", ("42",), False),
+        ({}, "6*7? End with: The answer is N.", ("42",), False),
+        ({}, "6*7?", ("42", "6*7=42\n#### 42"), False),
+        ({"only": {"set": "other"}}, "6*7?", ("42",), False),
+    ],
+)
+def test_strict_math_over_bare_numbers_is_advised_of(
+    verifier, told, prompt, truths, is_advised
+) -> None:
+    section = recipe_from({"rl": {"rewards": [{"kind": "math", "verifier": verifier, **told}]}})
+    advice = build(section.rl.rewards, 64).advice([Item(prompt, "", truth=each) for each in truths])
+    assert len(advice) == is_advised
+    if advice:
+        assert advice[0].startswith("rl.rewards, math: ") and "extraction: lenient" in advice[0]
+
+
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 700))
 def test_the_overlong_penalty_is_that_of_dapo(most, buffer, tokens) -> None:
     most, buffer = max(most, buffer), min(most, buffer)
@@ -260,6 +282,21 @@ def test_kinds_can_be_given_on_the_command_line() -> None:
     recipe = load("quickstart", ["rl.rewards=math,missing_end"])
     assert [part.kind for part in recipe.rl.rewards] == ["math", "missing_end"]
     assert load("quickstart", ["rl.rewards=format"]).rl.rewards[0].kind == "format"
+
+
+@pytest.mark.parametrize("nothing", ["[]", "[ ]", ","])
+def test_an_empty_list_on_the_command_line_asks_for_nothing(nothing) -> None:
+    with pytest.raises(InputError) as told:
+        load("quickstart", [f"rl.rewards={nothing}"])
+    assert len(told.value.faults) == 1
+    assert told.value.faults[0].startswith(f"rl.rewards={nothing} asks for no reward: leave it out")
+
+
+def test_the_empty_list_that_a_run_writes_down_is_read_again(tmp_path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(load("quickstart").to_yaml())
+    assert "rewards: []" in path.read_text()
+    assert load(path).rl.rewards == []
 
 
 def test_the_files_of_own_functions_are_named_by_their_content(tmp_path, monkeypatch) -> None:

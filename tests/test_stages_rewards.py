@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from fourstage.data.making import reference_task
 from fourstage.errors import InputError
 from fourstage.files import read_json
+from fourstage.recipe import recipe_from
+from fourstage.stages.judging import check_rewards
 from pipeline_support import (
     folders,
     go,
@@ -198,6 +201,13 @@ def test_what_cannot_work_is_told_before_anything_is_trained(tmp_path):
     with pytest.raises(InputError, match=r"rl.rewards, math: .*ground truth"):
         go(tiny("rl.rewards=math"), run)
     assert not (run / "pretrain" / "model").exists()
+
+
+def test_what_rewards_advise_is_said_and_refuses_nothing():
+    said: list[str] = []
+    tasks = [reference_task(f"{n} + 1?", str(n + 1)) for n in range(5)]
+    check_rewards(recipe_from({"rl": {"rewards": "math"}}).rl, tasks, said.append)
+    assert len(said) == 1 and "extraction: lenient, or kind: exact" in said[0]
 
 
 def test_a_prompt_longer_than_the_context_is_left_out_and_counted(run, tmp_path):

@@ -25,11 +25,11 @@ from fourstage.stages.episodes import Players, with_text
 from fourstage.stages.policy import objective_of
 from fourstage.stages.policy_guards import guards, trains_responses
 from fourstage.stages.rollouts import RolloutSource
-from fourstage.training.contracts import Source
 from fourstage.training.guards import GuardFailed
 from fourstage.training.settings import TrainSettings
 from fourstage.training.trainer import Trainer
 from fourstage.worlds import calibration as world
+from training_support import whole_and_cut
 
 TASKS = [world.instruction(0, "rl", index) for index in range(20)]
 
@@ -240,45 +240,6 @@ def test_text_beside_a_minibatch_is_weighed_apart():
     trains_responses(None, None, joined)
 
 
-class Cut(Source):
-    """A source that is killed before a step."""
-
-    def __init__(self, inner: RolloutSource, at: int):
-        self.inner, self.at = inner, at
-
-    def __getattr__(self, name):
-        return getattr(self.inner, name)
-
-    def batch(self, step):
-        if step == self.at:
-            raise KeyboardInterrupt
-        return self.inner.batch(step)
-
-    def state(self):
-        return self.inner.state()
-
-    def restore(self, state):
-        self.inner.restore(state)
-
-
-def train(folder, made: RolloutSource, objective, cut: int | None = None):
-    settings = TrainSettings(
-        steps=10, learning_rate=3e-3, log_every=1, checkpoint_every=1, ema=0.9, weight_decay=0.0
-    )
-    trainer = Trainer(
-        made.players.trained,
-        objective,
-        Cut(made, cut) if cut is not None else made,
-        settings,
-        folder,
-        say=lambda line: None,
-    )
-    if cut is None:
-        return trainer.train()
-    with pytest.raises(KeyboardInterrupt):
-        trainer.train()
-
-
 # Of each kind of what is held between two steps, one. Rewards differ: few words have no "e".
 WORDS = [{"kind": "constraints", "constraints": {"without": ["e"]}}, {"kind": "length"}]
 KINDS = {
@@ -303,17 +264,8 @@ KINDS = {
 def test_a_run_cut_in_the_middle_of_an_iteration_goes_on_with_the_same_bits(tmp_path, kind):
     more = KINDS[kind]
     objective = objective_of(section(**more))
-    whole = source(**more)
-    train(tmp_path / "whole", whole, objective)
-    cut = source(**more)
-    train(tmp_path / "cut", cut, objective, cut=5)
-    resumed = source(**more)
-    train(tmp_path / "cut", resumed, objective, cut=6)
-    resumed = source(**more)
-    train(tmp_path / "cut", resumed, objective)
+    whole, resumed = whole_and_cut(tmp_path, lambda: source(**more), objective, cuts=(5, 6))
     weights = resumed.players.trained.state_dict()
-    for name, weight in whole.players.trained.state_dict().items():
-        assert torch.equal(weight, weights[name]), name
     assert not torch.equal(weights["policy.lm_head.weight"], model(1).lm_head.weight)
     assert whole.kl.coefficient == resumed.kl.coefficient
     assert whole.drawer.place == resumed.drawer.place

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from fourstage.data.batch import Batch, Example
@@ -17,6 +19,7 @@ from fourstage.model.transformer import Transformer
 from fourstage.objectives.next_token import NextToken
 from fourstage.parallel.group import Group
 from fourstage.randomness import numpy_generator
+from fourstage.training.contracts import Source
 from fourstage.training.settings import TrainSettings
 from fourstage.training.trainer import Trainer
 
@@ -123,6 +126,57 @@ def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class Cut(Source):
+    """A source that is killed before a step."""
+
+    def __init__(self, inner: Any, at: int):
+        self.inner, self.at = inner, at
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def batch(self, step: int) -> Batch:
+        if step == self.at:
+            raise KeyboardInterrupt
+        return self.inner.batch(step)
+
+    def state(self) -> dict[str, Any]:
+        return self.inner.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.inner.restore(state)
+
+
+def _updated(folder: Path, made: Any, objective: Any, cut: int | None = None) -> None:
+    """Ten updates of the players of a source of rollouts, or those before it is killed."""
+    running = trainer(
+        folder, made.players.trained, made if cut is None else Cut(made, cut), objective=objective,
+        steps=10, log_every=1, warmup_steps=0, checkpoint_every=1, ema=0.9, weight_decay=0.0,
+    )  # fmt: skip
+    if cut is None:
+        running.train()
+        return
+    with pytest.raises(KeyboardInterrupt):
+        running.train()
+
+
+def whole_and_cut(
+    folder: Path, make: Callable[[], Any], objective: Any, cuts: Sequence[int] = (5,)
+) -> tuple[Any, Any]:
+    """The source of a run that nobody disturbs, and that of one that was killed before each of
+    these steps, each made by `make`; their weights end with the same bits."""
+    whole = make()
+    _updated(folder / "whole", whole, objective)
+    for step in cuts:
+        _updated(folder / "cut", make(), objective, step)
+    resumed = make()
+    _updated(folder / "cut", resumed, objective)
+    weights = resumed.players.trained.state_dict()
+    for name, weight in whole.players.trained.state_dict().items():
+        assert torch.equal(weight, weights[name]), name
+    return whole, resumed
 
 
 def train_in_a_process(folder: str, steps: int, pause: float) -> None:

@@ -247,6 +247,7 @@ def _facts(recipe: Recipe, gpus: Gpus | None) -> tuple[DataFacts, list[str]]:
     Raises:
         InputError: data or a model are not here, and no cluster is asked about that may have them.
     """
+    from fourstage.data.counting import with_counts
     from fourstage.data.prepare import text_bytes
     from fourstage.planning import DataFacts, parent_shape
     from fourstage.planning.budget import sharded
@@ -259,6 +260,8 @@ def _facts(recipe: Recipe, gpus: Gpus | None) -> tuple[DataFacts, list[str]]:
             raise
         notes.append(f"Not here, so planned by rule: {error.faults[0]}.")
         found = DataFacts()
+    found, counted = with_counts(recipe, found)
+    notes += counted
     if gpus is None:
         return _here(recipe, found), notes
     return sharded(recipe, found, gpus), notes

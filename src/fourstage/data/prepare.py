@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,8 @@ from fourstage.data.corpus import (
 )
 from fourstage.data.crew import workers_for
 from fourstage.data.drawing import mix_of
-from fourstage.data.encoding import (
-    Demonstration,
-    Judgement,
-    dialogue_example,
-    document_rows,
-)
+from fourstage.data.encoding import document_rows
+from fourstage.data.fitting import Fitting
 from fourstage.data.fromtext import Sampler
 from fourstage.data.materials import BAD, Materials, world_documents
 from fourstage.data.packing import packing_report
@@ -41,7 +37,6 @@ from fourstage.data.rewards import write_rewards
 from fourstage.data.shards import write_shards
 from fourstage.data.store import Store, write_store
 from fourstage.data.vocabulary import make_tokenizer, tokenizer_source
-from fourstage.errors import InputError
 from fourstage.files import write_lines
 from fourstage.recipe.data import REPLAY
 from fourstage.recipe.schema import PARTS, STAGES, Recipe
@@ -304,10 +299,10 @@ class Preparation:
 
         def write(folder: Path, key: str, counts: Counter[str]) -> dict[str, Any]:
             train, held_out, tasks, report = self.materials.demonstrations()
-            store = self._write_dialogues(folder / "train", train, counts)
+            store = self._fitting.dialogues(folder / "train", train, counts)
             report["train"] = len(store)
             report["packing"] = packing_report(store.lengths.tolist(), self.materials.context + 1)
-            store = self._write_dialogues(folder / "validation", held_out, counts)
+            store = self._fitting.dialogues(folder / "validation", held_out, counts)
             report["validation"] = len(store)
             write_lines(folder / "demonstrations.jsonl", [d.to_json() for d in train[:_EXAMPLES]])
             held = (task.to_json() for task in tasks)
@@ -325,7 +320,7 @@ class Preparation:
             if (judged := self.materials.judgements()) is not None:
                 report = judged[2]
                 for split, rows in zip(("train", "validation"), judged[:2], strict=True):
-                    store = self._write_judgements(folder / "labelled" / split, rows, counts)
+                    store = self._fitting.judgements(folder / "labelled" / split, rows, counts)
                     report[split] = len(store)
                 if self.recipe.reward.objective != "binary":
                     return report
@@ -345,13 +340,11 @@ class Preparation:
             train, held_out, report = self.materials.prompts()
             if report["origin"] == "files" and self.recipe.data.paths("pretrain"):
                 report["in_pretraining_text"] = self._contaminated(folder, [*train, *held_out])
-            tokenizer, room = self.prepared.tokenizer(), self._room()
+            # Tokens of a prompt that leave room for the longest response.
+            room = self.materials.context - self.materials.longest
             for split, tasks in (("train", train), ("validation", held_out)):
-                fitting = [t for t in tasks if len(tokenizer.chat_prompt(t.prompt)) <= room]
-                counts["too_long"] += len(tasks) - len(fitting)
-                self._require(fitting, "prompts")
-                rows = (task.to_json() for task in fitting)
-                report[split] = write_lines(folder / f"{split}.jsonl", rows)
+                path = folder / f"{split}.jsonl"
+                report[split] = self._fitting.tasks(path, tasks, room, counts)
             return report
 
         self._stage("rl", write)
@@ -369,39 +362,9 @@ class Preparation:
             )
         return len(rows)
 
-    def _write_dialogues(
-        self, folder: Path, demonstrations: Iterable[Demonstration], counts: Counter[str]
-    ) -> Store:
-        tokenizer, context = self.prepared.tokenizer(), self.materials.context
-        fitted = (dialogue_example(tokenizer, d, context, counts) for d in demonstrations)
-        examples = [example for example in fitted if example is not None]
-        self._require(examples, "sft")
-        return write_store(folder, examples, vocab_size=tokenizer.vocab_size, masked=True)
-
-    def _write_judgements(
-        self, folder: Path, judgements: Iterable[Judgement], counts: Counter[str]
-    ) -> Store:
-        """Single responses, each with its `label`: 1 good, -1 bad."""
-        tokenizer, context = self.prepared.tokenizer(), self.materials.context
-        written = [
-            (example, {"label": 1 if each.is_good else -1})
-            for each in judgements
-            if (example := dialogue_example(tokenizer, each.demonstration, context, counts))
-        ]
-        self._require(written, "preferences")
-        examples, labels = zip(*written, strict=True)
-        return write_store(folder, examples, labels, vocab_size=tokenizer.vocab_size, masked=True)
-
-    def _room(self) -> int:
-        """Tokens of a prompt that leave room for the longest response."""
-        return self.materials.context - self.materials.longest
-
-    def _require(self, items: list, part: str) -> None:
-        if not items:
-            raise InputError(
-                f"data.{part}: nothing in it fits model.context={self.materials.context}: write a "
-                "larger model.context, or give shorter rows"
-            )
+    @property
+    def _fitting(self) -> Fitting:
+        return Fitting(self.prepared.tokenizer(), self.materials.context)
 
 
 def _asked(task: Task) -> str:

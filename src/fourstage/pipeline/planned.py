@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fourstage.data.counting import with_counts
 from fourstage.files import read_json, write_json
 from fourstage.pipeline.datasets import Datasets
 from fourstage.pipeline.decisions import Decision
@@ -37,9 +38,9 @@ def keep_plan(
     ]
     if not begins:
         return
-    plan = measured_plan(
-        datasets.recipe, datasets.facts(), datasets.device, devices=devices, stages=begins
-    )
+    # Rows of what is prepared are known; those of other files are counted.
+    facts, _ = with_counts(datasets.recipe, datasets.facts())
+    plan = measured_plan(datasets.recipe, facts, datasets.device, devices=devices, stages=begins)
     content = plan.to_json()
     content["stages"] = planned | content["stages"]
     write_json(run / NAME, content)

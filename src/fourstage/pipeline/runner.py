@@ -99,7 +99,7 @@ class Runner:
                 self._keep(stage)
         if not working and self.group.writes:
             self._write_recipe(self.resolved(stages[-1]))
-        self._close()
+        self._close(chain)
 
     def prepare(self, stages: list[str], redo: bool) -> None:
         """Prepares the tokenizer and the data of `stages`, in order."""
@@ -378,10 +378,10 @@ class Runner:
         resolved = recipe_from(recipe.to_dict() | self.sections)
         write_text(self.folder / "recipe.yaml", resolved.to_yaml())
 
-    def _close(self) -> None:
+    def _close(self, chain: list[str]) -> None:
         if not self.group.writes:
             return
         from fourstage.pipeline.summary import summarise
         from fourstage.reporting import build_report
 
-        summarise(self.folder, build_report(self.folder), self.say)
+        summarise(self.folder, build_report(self.folder), chain, self.say)

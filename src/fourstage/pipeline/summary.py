@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from fourstage.reporting.numbers import figures
@@ -25,10 +25,17 @@ _LINES = {
 }
 
 
-def summarise(folder: Path, page: Path, say: Callable[[str], None]) -> None:
-    """Says how each finished stage ended, where the report is, and how to talk to the model."""
+def summarise(
+    folder: Path, page: Path, stages: Collection[str], say: Callable[[str], None]
+) -> None:
+    """Says how each finished stage ended, where the report is, and how to talk to the model.
+
+    Args:
+        stages: those that were asked for and those they are made from; what else lies in the folder
+            is of an earlier recipe.
+    """
     run = read_run(folder)
-    finished = [run[stage] for stage in STAGES if run[stage].finished]
+    finished = [run[stage] for stage in STAGES if stage in stages and run[stage].finished]
     for stage in finished:
         say(f"{stage.title:<24}{clock_time(stage.total('seconds') or 0):>8}   {_numbers(stage)}")
     if len(finished) > 1:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from fourstage.model.config import ModelConfig
 from fourstage.planning.published import through
@@ -10,6 +11,29 @@ from fourstage.recipe.schema import Recipe
 
 # Bytes of English a token stands for, by size of the vocabulary (byte-level BPE).
 _BYTES_PER_TOKEN = ((320, 1.7), (860, 2.6), (8192, 3.7), (32000, 4.3), (50257, 4.5))
+# Special tokens around a turn of a conversation.
+_AROUND = 2
+
+
+@dataclass(frozen=True)
+class RowCount:
+    """About how many rows there are of a part, counted in its files before they are prepared.
+
+    Attributes:
+        train, held_out: what the stage learns from, and what it is measured on.
+        text_bytes: mean UTF-8 bytes of one; of a comparison those of its question with one answer.
+        turns: mean messages of one.
+    """
+
+    train: int
+    held_out: int
+    text_bytes: float
+    turns: float
+
+    def tokens(self, vocab_size: int) -> float:
+        """Mean tokens of a row."""
+        held = through(_BYTES_PER_TOKEN, vocab_size, beyond=False)
+        return self.text_bytes / held + self.turns * _AROUND
 
 
 @dataclass(frozen=True)
@@ -23,6 +47,8 @@ class DataFacts:
             comparisons the rl stage does, where it learns from them: a ranking makes several, and
             two single judgements count as one.
         prompts: how many there are to train on.
+        counted: part of the data ("sft", "preferences", "prompts") -> its rows, where they were
+            counted before they are prepared.
         vocab_size: of the tokenizer, which can come out below the size asked for.
         model: shape of the model folder that training starts from.
         device: type of the device, "cpu" or "cuda".
@@ -36,6 +62,7 @@ class DataFacts:
     comparisons: int | None = None
     preferences: int | None = None
     prompts: int | None = None
+    counted: Mapping[str, RowCount] = field(default_factory=dict)
     vocab_size: int | None = None
     model: ModelConfig | None = None
     device: str = "cpu"
@@ -77,13 +104,20 @@ def _length(origin: str, vocab_size: int | None) -> float:
     return bytes_each[0] / bytes_each[1]
 
 
-def row_tokens(recipe: Recipe) -> RowTokens:
-    """Estimated tokens a row of each part of the recipe's data, none longer than the context."""
-    most = recipe.model.context or 2048
+def row_tokens(recipe: Recipe, counted: Mapping[str, RowCount] | None = None) -> RowTokens:
+    """Estimated tokens a row of each part of the recipe's data, none longer than the context.
+
+    Args:
+        counted: parts whose rows were read, and are as long as those.
+    """
+    most, vocab_size = recipe.model.context or 2048, recipe.tokenizer.vocab_size
+    known = counted or {}
 
     def tokens(part: str, row: str) -> float:
         origin = recipe.data.origin(part)
-        return getattr(_ORIGINS[origin][0], row) * _length(origin, recipe.tokenizer.vocab_size)
+        if part in known and row != "response":
+            return known[part].tokens(vocab_size or _ORIGINS[origin][1])
+        return getattr(_ORIGINS[origin][0], row) * _length(origin, vocab_size)
 
     return RowTokens(
         document=min(most, tokens("pretrain", "document")),
@@ -92,6 +126,16 @@ def row_tokens(recipe: Recipe) -> RowTokens:
         prompt=min(most / 2, tokens("prompts", "prompt")),
         response=min(recipe.rl.max_new_tokens or most / 4, tokens("prompts", "response")),
     )
+
+
+def sft_tokens(facts: DataFacts, vocab_size: int, context: int) -> float | None:
+    """Tokens of the demonstrations to train on; None while nothing is known of them."""
+    if facts.sft_tokens is not None:
+        return facts.sft_tokens
+    count = facts.counted.get("sft")
+    if count is None:
+        return None
+    return count.train * min(context, count.tokens(vocab_size))
 
 
 def training_text_tokens(recipe: Recipe, facts: DataFacts, vocab_size: int) -> float | None:

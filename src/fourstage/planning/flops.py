@@ -201,9 +201,19 @@ def _passes(recipe: Recipe, stage: str, rows: RowTokens) -> Work:
     )
 
 
-def measuring_work(recipe: Recipe, stage: str, rows: RowTokens) -> Work:
-    """What watching a stage of a resolved recipe as it learns and measuring it compute."""
-    return _MEASURED[stage](recipe, rows)
+def measuring_work(
+    recipe: Recipe, stage: str, rows: RowTokens, held_out: int | None = None
+) -> Work:
+    """What watching a stage of a resolved recipe as it learns and measuring it compute.
+
+    Args:
+        held_out: rows of a person's own that there are to measure on, where they were counted.
+    """
+    return _MEASURED[stage](recipe, rows, held_out)
+
+
+def _at_most(wanted: int, held_out: int | None) -> int:
+    return wanted if held_out is None else min(wanted, held_out)
 
 
 def _times(section: Stage, name: str) -> int:
@@ -222,7 +232,7 @@ def _checked(recipe: Recipe) -> int:
     return 0 if recipe.data.origin("sft") == "files" else recipe.evaluation.instructions
 
 
-def _of_pretraining(recipe: Recipe, rows: RowTokens) -> Work:
+def _of_pretraining(recipe: Recipe, rows: RowTokens, held_out: int | None) -> Work:
     section, documents = recipe.pretrain, recipe.evaluation.documents
     read = documents + _times(section, "validate") * min(_WATCHED, documents)
     return Work(
@@ -232,12 +242,13 @@ def _of_pretraining(recipe: Recipe, rows: RowTokens) -> Work:
     )
 
 
-def _of_sft(recipe: Recipe, rows: RowTokens) -> Work:
+def _of_sft(recipe: Recipe, rows: RowTokens, held_out: int | None) -> Work:
     """Before, through the template and with worked examples, where a base model finds no end;
     after, through the template."""
     section, checked = recipe.sft, _checked(recipe)
-    held_out = max(20, (recipe.data.demonstrations or 20 * _RESPONSE_BITS) // 20)
-    read = _times(section, "validate") * min(_WATCHED, held_out) + 2 * min(_RESPONSE_BITS, held_out)
+    rest = max(20, (recipe.data.demonstrations or 20 * _RESPONSE_BITS) // 20)
+    rest = rest if held_out is None else held_out
+    read = _times(section, "validate") * min(_WATCHED, rest) + 2 * min(_RESPONSE_BITS, rest)
     prompts = 3 * rows.prompt + _EXAMPLES_SHOWN * rows.demonstration
     return Work(
         scored=read * rows.demonstration + checked * prompts,
@@ -247,9 +258,9 @@ def _of_sft(recipe: Recipe, rows: RowTokens) -> Work:
     )
 
 
-def _of_reward(recipe: Recipe, rows: RowTokens) -> Work:
+def _of_reward(recipe: Recipe, rows: RowTokens, held_out: int | None) -> Work:
     """Held-out pairs, also under others' prompts; the scale, on references and on samples."""
-    pairs = recipe.evaluation.pairs
+    pairs = _at_most(recipe.evaluation.pairs, held_out)
     reward = recipe.reward
     watched = 2 * _times(reward, "validate") * min(_WATCHED, pairs)
     whole = 2 * _REFERENCES + 4 * pairs
@@ -270,9 +281,9 @@ def _of_reward(recipe: Recipe, rows: RowTokens) -> Work:
     )
 
 
-def _of_rl(recipe: Recipe, rows: RowTokens) -> Work:
+def _of_rl(recipe: Recipe, rows: RowTokens, held_out: int | None) -> Work:
     """Gold and proxy before and after, KL, success; diversity of base, chat model and policy."""
-    prompts, checked = recipe.evaluation.prompts, _checked(recipe)
+    prompts, checked = _at_most(recipe.evaluation.prompts, held_out), _checked(recipe)
     whole = rows.prompt + rows.response
     diverse = min(_DIVERSITY, 4 * prompts)
     readers, shown = Readers.of(recipe), 0

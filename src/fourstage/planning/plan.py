@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fourstage.model.config import ModelConfig
 from fourstage.planning import preferring
-from fourstage.planning.facts import DataFacts, RowTokens, row_tokens
+from fourstage.planning.facts import DataFacts, RowCount, RowTokens, row_tokens
 from fourstage.planning.flops import Work, measuring_work, training_work
 from fourstage.planning.memory import Step, rollout_memory, step_memory
 from fourstage.planning.resolve import model_config, resolve
@@ -203,12 +203,14 @@ class _Planner:
 
     def __init__(self, recipe: Recipe, config: ModelConfig, facts: DataFacts, speed: Speed):
         self.recipe, self.config, self.facts, self.speed = recipe, config, facts, speed
-        self.rows: RowTokens = row_tokens(recipe)
+        self.rows: RowTokens = row_tokens(recipe, facts.counted)
 
     def stage(self, stage: str) -> StagePlan:
         config = self.config
         training = self._training(stage)
-        measuring = measuring_work(self.recipe, stage, self.rows)
+        count = self._counted(stage)
+        held_out = count.held_out if count else None
+        measuring = measuring_work(self.recipe, stage, self.rows, held_out)
         flops = training.training_flops(config)
         batch, unit = self._batch(stage)
         seconds = self._seconds(training)
@@ -225,6 +227,10 @@ class _Planner:
             training=seconds + self._checkpoints(stage, training, seconds),
             measuring=self._seconds(measuring),
         )
+
+    def _counted(self, stage: str) -> RowCount | None:
+        """The rows of the stage's own part of the data, where they were counted in its files."""
+        return self.facts.counted.get(PARTS[stage])
 
     def _training(self, stage: str) -> Work:
         share = stage_step(self.config, self.recipe, stage, self.facts).trained_share
@@ -297,7 +303,8 @@ class _Planner:
         }[stage]
         if origin == "made" and stage == "reward":
             held_out = min(held_out, max(20, (train or 0) // 10))
-        rows = (train or _USUAL_ROWS) + held_out
+        count = self._counted(stage)
+        rows = count.train + count.held_out if count else (train or _USUAL_ROWS) + held_out
         if origin == "made" and stage == "reward":
             # The chat model answers each instruction once.
             drawing = rows * self.rows.response / self.speed.generation

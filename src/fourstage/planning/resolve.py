@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
@@ -10,20 +9,17 @@ from typing import Any
 
 from fourstage.errors import InputError
 from fourstage.model.config import ModelConfig
-from fourstage.model.families import FAMILIES
-from fourstage.planning import preferring, rules
-from fourstage.planning.architecture import DEFAULTS, SIZES, options_of
-from fourstage.planning.facts import DataFacts, RowTokens, row_tokens, training_text_tokens
-from fourstage.planning.flops import muon_flops, training_flops
-from fourstage.planning.parent import replaces_the_shape, with_parent
-from fourstage.planning.rules import Derived, Ruled, shown
-from fourstage.planning.shapes import (
-    WORLD_VOCABULARY,
-    Target,
-    context_for,
-    head_width_for,
-    shape_for,
+from fourstage.planning import preferring, rules, shaping
+from fourstage.planning.architecture import SIZES, options_of
+from fourstage.planning.facts import (
+    DataFacts,
+    RowTokens,
+    row_tokens,
+    sft_tokens,
+    training_text_tokens,
 )
+from fourstage.planning.flops import muon_flops, training_flops
+from fourstage.planning.rules import Derived, Ruled, shown
 from fourstage.planning.steps import Fit, largest_fit, planned_share
 from fourstage.recipe import STAGES, Recipe, recipe_from
 from fourstage.recipe.preference import draws, learns_otherwise
@@ -31,9 +27,6 @@ from fourstage.recipe.ramp import BatchRamp, StepCells
 
 # A micro-batch on a CPU: beyond it nothing gets faster, and what is stored leaves the caches.
 _CPU_MICRO_BATCH = 4096
-_USUAL_PARAMS = 1_000_000
-# Width of the 1M shape, which the rules of the learning rates were set on.
-_BASE_WIDTH = 128
 
 
 def resolve(recipe: Recipe, facts: DataFacts | None = None) -> tuple[Recipe, list[Derived]]:
@@ -48,7 +41,7 @@ def resolve(recipe: Recipe, facts: DataFacts | None = None) -> tuple[Recipe, lis
         InputError: the sizes given do not fit one another.
     """
     filling = _Filling(recipe, facts or DataFacts())
-    filling.model()
+    shaping.fill(filling)
     filling.data()
     filling.pretrain()
     filling.sft()
@@ -101,81 +94,6 @@ class _Filling:
     def rows(self) -> RowTokens:
         return row_tokens(recipe_from(self.values))
 
-    def model(self) -> None:
-        """Vocabulary and shape, from the parent's, the sizes given or the number of parameters."""
-        given = self.recipe.model
-        params: float = given.params or _USUAL_PARAMS
-        if given.params is None and given.layers and given.width:
-            params = max(1000.0, 12.0 * given.layers * given.width**2)
-        elif given.params is None and self.facts.model is None:
-            self.fill("model.params", _USUAL_PARAMS, "what a CPU trains in minutes")
-        if self.facts.model is not None:
-            params = self._parent(self.facts.model, params)
-        self._options()
-        vocabulary = self.facts.vocab_size or self.by_rule(
-            "tokenizer.vocab_size", self._vocabulary(params)
-        )
-        self.fill("tokenizer.vocab_size", vocabulary, "of the tokenizer")
-        self.fill("model.context", context_for(params), "256 tokens when small, 2,048 from 100M on")
-        self._scale_with_width()
-        sizes = self.values["model"]
-        self.config = shape_for(
-            Target(
-                params,
-                vocabulary,
-                sizes["context"],
-                sizes["activation"],
-                sizes["qk_norm"],
-                **{name: sizes[name] for name in SIZES},
-                options=options_of(sizes, 0, sizes["context"]) | {"windows": ()},
-            )
-        )
-        windows = options_of(sizes, self.config.layers, sizes["context"])["windows"]
-        self.config = dataclasses.replace(self.config, windows=windows)
-        self.params = self.config.parameters()
-        self.rated = self._rated_parameters()
-        self._fill_shape()
-
-    def _parent(self, parent: ModelConfig, params: float) -> float:
-        """Takes over what the parent decides; the parameters of the model that comes of it."""
-        replaces = replaces_the_shape(self.recipe)
-        self.values["model"], derived = with_parent(self.values["model"], parent, replaces)
-        tokenizer = self.recipe.tokenizer
-        if tokenizer.path is None and not tokenizer.train:
-            self.fill("tokenizer.vocab_size", parent.vocab_size, "of the parent model")
-        self.derived += derived
-        return parent.parameters() if replaces else params
-
-    def _options(self) -> None:
-        """Options left open: the family's, else those of a Llama with QK-norm."""
-        sizes = self.values["model"]
-        if self.facts.model is None and sizes["family"] is not None:
-            for name, value in FAMILIES[sizes["family"]].items():
-                self.fill(f"model.{name}", value, f"of the family {sizes['family']}")
-        for name, value in DEFAULTS.items():
-            if sizes[name] is None and name not in ("family", "windows"):
-                sizes[name] = value
-        if sizes["experts"]:
-            self.fill("model.balance_loss", 0.01, "Fedus et al., Switch Transformers, 2022")
-            self.fill("model.router_z_loss", 0.001, "Zoph et al., ST-MoE, 2022")
-
-    def _scale_with_width(self) -> None:
-        """What muP asks of a shape: a base, heads of the base's width, and a head of its own."""
-        if self.recipe.model.width_scaling == "standard":
-            return
-        base = self.fill("model.base_width", _BASE_WIDTH, "of the 1M shape that rates were set on")
-        self.fill("model.head_width", head_width_for(base), "the base's: wider models have more")
-        self.fill("model.tie_embeddings", False, "the head learns at another rate than the table")
-
-    def _rated_parameters(self) -> float:
-        """Parameters of the shape at its base width: matrices go with its square."""
-        base = self.values["model"]["base_width"]
-        if base is None:
-            return self.params
-        ratio = base / self.config.width
-        tables = self.params - self.config.non_embedding_parameters()
-        return tables * ratio + (self.params - tables) * ratio**2
-
     def rate(self, stage: str, rule: Callable[[float], Ruled]) -> float:
         """The learning rate of a stage by its rule, for the width that rates are for."""
         ruled = rule(self.rated)
@@ -185,26 +103,6 @@ class _Filling:
         if self.recipe.stage(stage).adapter is not None:
             ruled = rules.adapter_rate(ruled)
         return self.by_rule(f"{stage}.learning_rate", ruled)
-
-    def _vocabulary(self, params: float) -> Ruled:
-        ruled = rules.vocabulary_size(params, self.facts.text_bytes)
-        if self.recipe.data.pretrain == "world" and ruled.value > WORLD_VOCABULARY:
-            return Ruled(WORLD_VOCABULARY, "the words of the embedded world give no more pieces")
-        return ruled
-
-    def _fill_shape(self) -> None:
-        self.fill("model.params", self.config.parameters(), "the exact count of the shape")
-        why = {
-            "layers": "width over layers as published: 32 at 1M parameters, 64 at 125M, 128 at 7B",
-            "width": "the shape whose exact count is nearest model.params",
-            "heads": "width / head_width",
-            "kv_heads": "as many as heads; 8 from 30B on (Llama 2)",
-            "mlp_width": "8/3 of the width with a gate, 4 times without",
-            "head_width": "32 up to width 256, 64 up to 2,048, then 128",
-            "tie_embeddings": "shared when two tables would be over 40% of the parameters",
-        }
-        for name in SIZES:
-            self.fill(f"model.{name}", getattr(self.config, name), why[name])
 
     def data(self) -> None:
         """Where each part comes from, and how many rows are made."""
@@ -287,7 +185,8 @@ class _Filling:
     def sft(self) -> None:
         stage, rows = self.recipe.sft, self.rows
         made = self.values["data"]["demonstrations"]
-        available = self.facts.sft_tokens or (made and made * rows.demonstration)
+        known = sft_tokens(self.facts, self.config.vocab_size, self.config.context)
+        available = known or (made and made * rows.demonstration)
         epochs: float | None = stage.epochs
         if not (stage.tokens or stage.epochs or stage.steps):
             endless = self.recipe.data.origin("sft") == "world"

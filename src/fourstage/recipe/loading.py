@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from fourstage.errors import InputError, nearest
 from fourstage.recipe.data import DataSource, Section
+from fourstage.recipe.rewards import names_none
 from fourstage.recipe.schema import Recipe
 
 Location = tuple[str | int, ...]
@@ -93,6 +94,12 @@ def apply_overrides(
             if not isinstance(here.get(part), dict):
                 here[part] = {}
             here = here[part]
+        if path == ["rl", "rewards"] and names_none(value.strip()):
+            faults.append(
+                f"{override} asks for no reward: leave it out for the reward model's score alone, "
+                "or name rewards, such as rl.rewards=math"
+            )
+            continue
         here[path[-1]] = _typed(tuple(path), value.strip())
         origins[tuple(path)] = ""
     return faults

@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from fourstage.errors import nearest
+from fourstage.errors import InputError, nearest
 from fourstage.posting import address
 from fourstage.recipe.data import Count, NonNegative, PositiveInt, Section
 from fourstage.recipe.numbers import Real, Seconds
+from fourstage.rewards.importing import WRITTEN, split_name
 
 Limit = Annotated[Seconds, Field(gt=0)]
 Extraction = Literal["strict", "lenient"]
@@ -18,7 +19,7 @@ Extraction = Literal["strict", "lenient"]
 
 # Fields without a default, and how they are written.
 _NEEDED = {
-    "function": "module:function or file.py:function, such as rewards.py:score",
+    "function": WRITTEN["function"],
     "url": "http://HOST:PORT/PATH, or https://...",
 }
 
@@ -33,9 +34,10 @@ def check_address(name: str, url: str) -> None:
 
 
 def _importable(function: str) -> str:
-    where, _, name = function.rpartition(":")
-    if not where or not name.isidentifier():
-        raise ValueError(f"write {_NEEDED['function']}")
+    try:
+        split_name(function)
+    except InputError as error:
+        raise ValueError(f"write {_NEEDED['function']}") from error
     return function
 
 
@@ -268,6 +270,14 @@ def _listed(value: Any) -> Any:
     if isinstance(value, str):
         return [part for part in value.removeprefix("[").removesuffix("]").split(",") if part]
     return [value] if isinstance(value, dict) else value
+
+
+def names_none(text: str) -> bool:
+    """Whether a list of the command line was written out and has no part in it.
+
+    In a recipe file an empty list stays what it says, as runs write it down where there is none.
+    """
+    return bool(text) and not text.strip("[], ")
 
 
 def _named_apart(parts: list[RewardPart]) -> list[RewardPart]:

@@ -50,6 +50,11 @@ def figures(value: float | None, digits: int | None = None) -> str:
     return f"{value:,.{digits}f}".replace(",", SPACE).replace("-", MINUS)
 
 
+def signed(value: float, digits: int = 3) -> str:
+    """A plain number that shows its sign, `+0.250`."""
+    return f"{value:+.{digits}f}".replace("-", MINUS)
+
+
 def power_of_ten(value: float) -> str:
     """`3.1 × 10¹⁵`."""
     if value == 0 or not math.isfinite(value):

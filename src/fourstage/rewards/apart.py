@@ -23,6 +23,9 @@ class Apart(Reward):
     def unfit(self, item: Item) -> str:
         return self.reward.unfit(item)
 
+    def advice(self, items: Sequence[Item]) -> str:
+        return self.reward.advice(items)
+
     def score(self, items: Sequence[Item]) -> list[Outcome]:
         answers = self._workers.answers(items)
         return [each.value if not each.fault else Outcome(fault=each.fault) for each in answers]

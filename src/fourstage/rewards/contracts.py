@@ -116,6 +116,10 @@ class Reward:
         it can."""
         return ""
 
+    def advice(self, items: Sequence[Item]) -> str:
+        """What a person may want to change, though it can judge all rows; empty where nothing."""
+        return ""
+
     def score(self, items: Sequence[Item]) -> list[Outcome]:
         """An outcome for each item, in their order."""
         raise NotImplementedError

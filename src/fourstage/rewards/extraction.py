@@ -15,6 +15,7 @@ _SAID = re.compile(
     r"\b(?:the|my)?\s*(?:final\s+|correct\s+|best\s+)?answer\s*(?:is|:|=)\s*(?::\s*)?(\S[^\n]*)",
     re.IGNORECASE,
 )
+_PLACE = re.compile(r"\\boxed|####|<answer>|\banswer(?:\s+is\b|\s*:)", re.IGNORECASE)
 _NUMBER = re.compile(r"(?<![\w.,])-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s?/\s?\d+)?(?![\d])")
 _EMPHASIS = "*_` \t\r\n"
 # `(B)`, `B)`, `B.`, `B:`, `**B**`, or the letter alone.
@@ -39,6 +40,11 @@ def told_answer(response: str) -> str | None:
     lines = [line for line in response.splitlines() if line.strip()]
     said = _SAID.findall(lines[-1]) if lines else []
     return (_trimmed(said[-1]) or None) if said else None
+
+
+def names_a_place(prompt: str) -> bool:
+    """Whether a prompt says or shows where the answer is to stand."""
+    return _PLACE.search(prompt) is not None
 
 
 def last_number(response: str) -> str | None:

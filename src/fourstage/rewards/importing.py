@@ -17,7 +17,7 @@ from fourstage import files
 from fourstage.errors import InputError, nearest
 
 # key of the recipe -> how such a thing is written.
-_WRITTEN = {
+WRITTEN = {
     "function": "module:function or file.py:function, such as rewards.py:score",
     "path": "module:Class or file.py:Class, such as game.py:Game",
 }
@@ -31,7 +31,7 @@ def split_name(given: str, key: str = "function") -> tuple[str, str]:
     """
     where, colon, name = given.rpartition(":")
     if not colon or not where or not name.isidentifier():
-        raise InputError(f"{key}={given}: write {_WRITTEN[key]}")
+        raise InputError(f"{key}={given}: write {WRITTEN[key]}")
     return where, name
 
 

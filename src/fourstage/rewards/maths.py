@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from fourstage.data.shapes.truth import final_answer
 from fourstage.extras import require
 from fourstage.rewards.contracts import EachAlone, Item, Outcome
-from fourstage.rewards.extraction import last_number, told_answer, without_thought
+from fourstage.rewards.extraction import last_number, names_a_place, told_answer, without_thought
 from fourstage.rewards.numbers import equal_numbers, exact_value
 
 Extraction = Literal["strict", "lenient"]
@@ -25,6 +25,19 @@ class _Maths(EachAlone):
         value = item.value(self.truth)
         text = "" if value is None or isinstance(value, bool) else str(value).strip()
         return final_answer(text) or text
+
+    def advice(self, items: Sequence[Item]) -> str:
+        """That a bare number is no answer, where truths are such and no prompt asks for more."""
+        if self.extraction == "lenient" or not items:
+            return ""
+        bare = all(exact_value(str(item.value(self.truth)).strip()) is not None for item in items)
+        if not bare or any(names_a_place(item.asked) for item in items):
+            return ""
+        return (
+            "the ground truths are bare numbers, and extraction: strict finds an answer only in "
+            "\\boxed{...}, behind #### or after 'The answer is'; for models that answer with the "
+            "number alone write extraction: lenient, or kind: exact"
+        )
 
     def _lacks(self, item: Item) -> str:
         if self.true_answer(item):

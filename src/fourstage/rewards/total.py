@@ -162,6 +162,15 @@ class Rewards:
         if faults:
             raise InputError(*faults)
 
+    def advice(self, items: Iterable[Item]) -> list[str]:
+        """A line for each part that judges these rows, but perhaps not as a person means it."""
+        items = list(items)
+        told = [
+            (part.name, part.reward.advice([item for item in items if part.judges(item)]))
+            for part in self.parts
+        ]
+        return [f"rl.rewards, {name}: {advice}" for name, advice in told if advice]
+
     def score(self, items: Sequence[Item]) -> Judged:
         outcomes = {part.name: _of(part, items) for part in self.parts}
         sums = [

@@ -111,8 +111,7 @@ class Judge:
             InputError: a line for each part that cannot work, or cannot judge some rows.
         """
         if self.group.writes and self.section.rewards:
-            self.rewards.start(say)
-            self.rewards.check(item_of(task, "", True, 0) for task in tasks)
+            _try(self.rewards, tasks, say)
         if self.group.writes and self.environments is not None:
             self.environments.start(say, [told(task) for task in tasks[:1]])
 
@@ -280,14 +279,26 @@ def check_rewards(section: RL, tasks: Sequence[Task], say: Callable[[str], None]
     """
     with build(section.rewards, section.max_new_tokens or 1) as rewards:
         if section.rewards:
-            rewards.start(say)
-            rewards.check(item_of(task, "", True, 0) for task in tasks)
+            _try(rewards, tasks, say)
     if section.environment is not None:
         environments = environments_of(section.environment)
         try:
             environments.start(say, [told(task) for task in tasks[:1]])
         finally:
             environments.close()
+
+
+def _try(rewards: Rewards, tasks: Sequence[Task], say: Callable[[str], None]) -> None:
+    """Starts the parts, has them look at the rows, and says what they advise.
+
+    Raises:
+        InputError: a line for each part that cannot work, or cannot judge some rows.
+    """
+    rewards.start(say)
+    items = [item_of(task, "", True, 0) for task in tasks]
+    rewards.check(items)
+    for line in rewards.advice(items):
+        say(line)
 
 
 def told_of_faults(faults: Counter[str], responses: int, known: set[str]) -> list[str]:

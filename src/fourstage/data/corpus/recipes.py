@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,12 @@ def text_files(data: Data) -> list[RawFile]:
 
 def text_size(data: Data) -> int:
     """Bytes of the text, roughly where it is packed."""
-    factors = ((file, _PACKED.get(file.path.suffix.lower(), 1.0)) for file in text_files(data))
+    return unpacked_bytes(text_files(data))
+
+
+def unpacked_bytes(found: Iterable[RawFile]) -> int:
+    """Bytes of what files hold, roughly where they are packed."""
+    factors = ((file, _PACKED.get(file.path.suffix.lower(), 1.0)) for file in found)
     return int(sum(file.path.stat().st_size * factor for file, factor in factors))
 
 

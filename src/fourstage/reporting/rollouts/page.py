@@ -10,6 +10,7 @@ from importlib import resources
 from typing import Any
 
 from fourstage.reporting.html import Markup, join, table, tag
+from fourstage.reporting.numbers import signed
 from fourstage.reporting.page import POLICY
 from fourstage.reporting.rollouts.episodes import Episode
 from fourstage.reporting.rollouts.shades import Shading, shading_by, shadings
@@ -172,7 +173,7 @@ def _told(piece: str, place: int, episode: Episode, columns: dict[str, list[floa
     lines = [f"{len(episode.prompt) + place}  {piece}"]
     if not episode.drawn[place]:
         return "\n".join([*lines, "written by the environment"])
-    lines += [f"{name}  {values[place]:+.4f}" for name, values in columns.items()]
+    lines += [f"{name}  {signed(values[place], 4)}" for name, values in columns.items()]
     if _is_cut(episode, place):
         lines.append("clipped")
     return "\n".join(lines)
@@ -183,10 +184,10 @@ def _table(episode: Episode, pieces: list[str], columns: dict[str, list[float]])
     rows: list[list[Any]] = []
     for place, piece in enumerate(pieces):
         is_drawn = bool(episode.drawn[place])
-        numbers = [f"{values[place]:+.3f}" if is_drawn else "" for values in columns.values()]
+        numbers = [signed(values[place]) if is_drawn else "" for values in columns.values()]
         cut = [] if episode.clipped is None else ["×" if _is_cut(episode, place) else ""]
         rows.append([len(episode.prompt) + place, tag("code", piece), *numbers, *cut])
     sums = [episode.total(name) for name in columns]
-    totals = ["" if total is None else f"{total:+.3f}" for total in sums]
+    totals = ["" if total is None else signed(total) for total in sums]
     rows.append([join(""), "sum", *totals, *([] if episode.clipped is None else [""])])
     return table(header, rows, class_="numbers")

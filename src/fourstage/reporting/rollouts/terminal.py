@@ -10,6 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from fourstage.reporting.numbers import signed
 from fourstage.reporting.rollouts.episodes import Episode, chosen
 from fourstage.reporting.rollouts.shades import MILD, STRONG, Shading, shading_by, shadings
 from fourstage.reporting.tables import make_table
@@ -116,7 +117,7 @@ def tables(episode: Episode, tokenizer: Speaks, console: Console) -> list[Table]
 def _cells(episode: Episode, name: str) -> list[str]:
     """The numbers of a column, and below them their sum where it means something."""
     column, total = episode.columns[name].tolist(), episode.total(name)
-    write = _plain if name == "ratio" else _signed
+    write = _plain if name == "ratio" else signed
     told = zip(column, episode.drawn.tolist(), strict=True)
     numbers = [write(value) if drawn else "" for value, drawn in told]
     return [*numbers, "" if total is None else write(total)]
@@ -145,10 +146,6 @@ def _width(table: Table, console: Console) -> int:
 
 def _short(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "\u2212")
 
 
 def _plain(value: float) -> str:
