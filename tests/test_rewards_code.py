@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ import pytest
 from fourstage.errors import InputError
 from fourstage.rewards.code import running, syscalls
 from fourstage.rewards.code.reward import Code
-from fourstage.rewards.code.running import Limits, Runner
+from fourstage.rewards.code.running import Ended, Limits, Runner
 from fourstage.rewards.contracts import Item, Outcome
 
 QUICK = Limits(seconds=3.0, cpu_seconds=1.0, memory=400_000_000, output=100_000)
@@ -35,7 +37,7 @@ def judged(code: str, tests: object = "assert add(1, 2) == 3", **options) -> Out
 def processes_in(folder: Path) -> list[str]:
     """Processes whose folder lies, or lay, in that one."""
     found = []
-    for place in Path("/proc").glob("[0-9]*/cwd"):
+    for place in Path("/proc").glob("[0-9]*/task/[0-9]*/cwd"):
         # One that has just ended, or that belongs to somebody else.
         with contextlib.suppress(OSError):
             found.append(os.readlink(place))
@@ -98,6 +100,7 @@ def test_code_that_ends_early_or_claims_success_has_none(code) -> None:
     assert judged(code).score == 0.0
 
 
+_LIBRARY = "import ctypes, os\nlibrary = ctypes.CDLL(None)\n"
 ATTACKS = {
     "forks": "import os\nos.fork()",
     "forks by the bare call": "import ctypes\nassert ctypes.CDLL(None).syscall(57) >= 0",
@@ -120,6 +123,48 @@ ATTACKS = {
     "makes a folder": "import os\nos.mkdir('folder')",
     "kills its parent": "import os\nos.kill(os.getppid(), 9)",
     "kills all": "import os\nos.kill(-1, 9)",
+    "signals a thread": _LIBRARY + "assert library.tgkill(os.getppid(), os.getppid(), 0) == 0",
+    "queues a signal": _LIBRARY + "assert library.sigqueue(os.getppid(), 0, None) == 0",
+    "holds its parent": "import os\nos.pidfd_open(os.getppid())",
+    "traces its parent": _LIBRARY + "assert library.ptrace(16, os.getppid(), 0, 0) == 0",
+    "reads its parent's memory": "import os\nopen('/proc/%d/mem' % os.getppid())",
+    "slows its parent": "import os\nos.setpriority(os.PRIO_PROCESS, os.getppid(), 10)",
+    "signals by a socket": "import fcntl, os, socket, struct\n"
+    "fcntl.ioctl(socket.socketpair()[0], 0x8901, struct.pack('i', os.getppid()))",
+    "outlives its parent": _LIBRARY + "assert library.prctl(1, 0, 0, 0, 0) == 0",
+    "outlives its parent as another": "import os\nos.setresuid(*os.getresuid())",
+    "hides from tracers": _LIBRARY + "assert library.prctl(4, 0, 0, 0, 0) == 0",
+    "adopts orphans": _LIBRARY + "assert library.prctl(36, 1, 0, 0, 0) == 0",
+    "leaves its session": "import os\nos.setsid()",
+    "leaves its group": "import os\nos.setpgid(0, 0)",
+    "forks by a call of 32 bits": "import ctypes, mmap\n"
+    "place = mmap.mmap(-1, 4096, prot=7)\n"
+    "place.write(bytes([0xB8, 2, 0, 0, 0, 0xCD, 0x80, 0xC3]))\n"
+    "start = ctypes.addressof(ctypes.c_char.from_buffer(place))\n"
+    "assert ctypes.CFUNCTYPE(ctypes.c_int)(start)() >= 0",
+    "listens to the kernel": "import socket\nsocket.socket(16, socket.SOCK_RAW, 0)",
+    "makes a socket without a file": "import socket\n"
+    "socket.socket(socket.AF_UNIX).bind(chr(0) + 'x')",
+    "makes a pair for packets": "import socket\n"
+    "socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)",
+    "keeps open files in a socket": "import socket\n"
+    "one, other = socket.socketpair()\nsocket.send_fds(one, [b'x'], [1])",
+    "has open files beside the limit": _LIBRARY + "assert library.close_range(50, 60, 2) == 0",
+    "keeps shared memory": "open('/dev/shm/fourstage-escaped', 'w')",
+    "watches a folder": _LIBRARY + "assert library.inotify_init() >= 0",
+    "watches a folder by a file": "import fcntl, os\nfcntl.fcntl(os.open('.', 0), 1026, 1)",
+    "makes others wait": "import fcntl, os\n"
+    "fcntl.fcntl(os.open('a', os.O_CREAT), 1024, fcntl.F_RDLCK)",
+    "takes the pipes of its user": "import fcntl, os\nfcntl.fcntl(os.pipe()[0], 1031, 2**20)",
+    "takes the timers of its user": _LIBRARY
+    + "assert library.timer_create(1, None, ctypes.byref(ctypes.c_void_p())) == 0",
+    "changes an attribute": "import fcntl, os\nfile = os.open('a', os.O_CREAT)\n"
+    "flags = bytearray(8)\nfcntl.ioctl(file, 0x80086601, flags)\n"
+    "fcntl.ioctl(file, 0x40086602, bytes(flags))",
+    "takes room at once": "import os\n"
+    "os.posix_fallocate(os.open('a', os.O_CREAT | os.O_RDWR), 0, 1000)",
+    "makes a pipe with a name": "import os\nos.mkfifo('pipe')",
+    "links a file of others": "import os\nos.link(os.__file__, 'file')",
     "stops its parent by a limit": "import os, resource\n"
     "resource.prlimit(os.getppid(), resource.RLIMIT_CPU, (0, 0))",
     "has the kernel signal": "import fcntl, os\nfcntl.fcntl(os.pipe()[0], 8, os.getppid())",
@@ -149,6 +194,74 @@ def test_what_reaches_outside_fails_and_leaves_nothing(attack, tmp_path) -> None
     assert (before.st_mode, before.st_mtime) == (after.st_mode, after.st_mtime)
 
 
+@contained
+def test_every_call_of_the_table_is_refused() -> None:
+    column = syscalls._MACHINES[platform.machine()][1]
+    calls = {name: numbers[column] for name, numbers in syscalls._REFUSED.items()}
+    code = (
+        "import ctypes, errno\nlibrary = ctypes.CDLL(None, use_errno=True)\n"
+        "def is_refused(*arguments):\n"
+        "    return library.syscall(*arguments) == -1 and ctypes.get_errno() == errno.EPERM\n"
+        f"calls = { ({n: c for n, c in calls.items() if c >= 0}) }\n"
+        "print([name for name, number in calls.items() if not is_refused(number, 0, 0, 0, 0, 0)])\n"
+        # A thread with open files of its own; were it made, it would crash.
+        f"print(is_refused({syscalls._OTHERS['clone'][column]}, 0x10900, 0, 0, 0, 0))"
+    )
+    assert Runner(QUICK).script(code).printed == "[]\nTrue\n"
+
+
+@pytest.fixture
+def shared() -> Iterator[dict[str, int]]:
+    """Numbers of memory, a semaphore and messages that programs of this user share."""
+    library = ctypes.CDLL(None)
+    made = {
+        "shm": library.shmget(0, 4096, 0o600),
+        "sem": library.semget(0, 1, 0o600),
+        "msg": library.msgget(0, 0o600),
+    }
+    if min(made.values()) < 0:
+        pytest.skip("this machine shares nothing between programs")
+    yield made
+    library.shmctl(made["shm"], 0, None)
+    library.semctl(made["sem"], 0, 0)
+    library.msgctl(made["msg"], 0, None)
+
+
+@contained
+def test_what_other_programs_share_is_neither_used_nor_deleted(shared) -> None:
+    code = (
+        f"{_LIBRARY}message = ctypes.create_string_buffer(16)\nmessage[0] = 1\n"
+        f"print(library.msgsnd({shared['msg']}, message, 2, 0o4000),"
+        f" library.semctl({shared['sem']}, 0, 16, 1), library.msgctl({shared['msg']}, 0, None),"
+        f" library.semctl({shared['sem']}, 0, 0), library.shmctl({shared['shm']}, 0, None))"
+    )
+    assert Runner(QUICK).script(code).printed.split() == ["-1"] * 5
+
+
+_MANY_MAPPED = """
+import ctypes, os, time
+map = ctypes.CDLL(None).mmap
+map.restype = ctypes.c_void_p
+map.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+for n in range(100):
+    file = os.open('a', os.O_CREAT | os.O_RDWR)
+    os.write(file, b'x')
+    map(None, 4096, 1, 1, file, 0)
+    os.remove('a')
+    os.close(file)
+"""
+_MANY_THREADS = """
+import threading, time
+threading.stack_size(65536)
+for n in range(300):
+    try: threading.Thread(target=time.sleep, args=(9,), daemon=True).start()
+    except RuntimeError: pass
+"""
+# The first thread ends, and others go on.
+LEAVING = (
+    "import ctypes, platform\n"
+    "ctypes.CDLL(None).syscall(60 if platform.machine() == 'x86_64' else 93, 0)\n"
+)
 LIMITS = {
     "sleeps": ("import time\ntime.sleep(60)", "ran longer than 0.7 s"),
     "works for ever": ("while True: pass", "more CPU time than it may"),
@@ -165,6 +278,23 @@ LIMITS = {
     "makes many files": (
         "import time\nfor n in range(300): open(str(n), 'wb')\ntime.sleep(9)",
         "too many files",
+    ),
+    "maps deleted files": (_MANY_MAPPED + "time.sleep(9)", "mapped too many files"),
+    "maps deleted files and leaves": (
+        _MANY_MAPPED
+        + "import threading\nthreading.Thread(target=time.sleep, args=(9,)).start()\n"
+        + LEAVING,
+        "mapped too many files",
+    ),
+    "starts many threads": (
+        _MANY_THREADS + "time.sleep(9)",
+        "started too many threads (more than 128)",
+    ),
+    "starts many threads under another name and leaves": (
+        "import ctypes\nctypes.CDLL(None).prctl(15, bytes([255, 41, 32, 40, 0]), 0, 0, 0)\n"
+        + _MANY_THREADS
+        + LEAVING,
+        "started too many threads (more than 128)",
     ),
     "crashes": ("import ctypes\nctypes.string_at(0)", "ended by SIGSEGV"),
 }
@@ -188,13 +318,34 @@ def test_a_fork_bomb_starts_nothing(scratch) -> None:
 
 
 @contained
+@pytest.mark.parametrize("depth", [5, 60_000])
+def test_nonsense_that_a_program_tells_costs_its_answer_alone(depth) -> None:
+    code = (
+        "import os\nfor n in range(3, 60):\n"
+        f"    try: os.write(n, b'[' * {depth} + bytes([10, 255, 10]))\n"
+        "    except OSError: pass\nos._exit(0)"
+    )
+    assert judged(code) == Outcome(0.0, note="it ended before its tests did")
+
+
+@pytest.mark.parametrize("passed", [[True, True], [2], "1", None, 7])
+def test_a_forged_count_of_tests_is_none(passed, monkeypatch) -> None:
+    told = Ended(told={"passed": passed, "why": None})
+    monkeypatch.setattr(Runner, "tests", lambda *_: told)
+    assert judged("pass", partial=True).score == 0.0
+
+
+@contained
 def test_code_may_do_what_programs_do() -> None:
     code = """
-import asyncio, decimal, json, os, re, ssl, sqlite3, tempfile, threading, zoneinfo
+import asyncio, decimal, json, os, re, shutil, ssl, sqlite3, sys, tempfile, threading, zoneinfo
+from concurrent.futures import ThreadPoolExecutor
+with ThreadPoolExecutor(4) as pool: assert sum(pool.map(abs, range(100))) == 4950
 asyncio.run(asyncio.sleep(0))
 said = []
 thread = threading.Thread(target=said.append, args=(1,))
 thread.start(); thread.join()
+print(sys.stdin.isatty(), shutil.get_terminal_size())
 with tempfile.NamedTemporaryFile("w+") as file:
     file.write("x"); file.seek(0)
     assert file.read() == "x"
@@ -298,14 +449,14 @@ def test_another_machine_is_told_and_not_filtered(monkeypatch) -> None:
 
 
 _OF_AN_OLDER_LINUX = """
-import json, sys
+import json, os, sys
 sys.path.append(sys.argv[1])
 from fourstage.rewards.code import child, landlock
 landlock.version = lambda: 1
 folder, there = sys.argv[2], sys.argv[3]
 limits = {"cpu_seconds": 2, "memory": 400_000_000, "file_size": 1_000_000}
 child.confine({"folder": folder, "contain": True, "limits": limits,
-               "packages": [there]})
+               "packages": [there], "parent": os.getppid()})
 assert open(there).read() == "kept"
 print(json.dumps(child._tries({
     "empty": f"import os\\nos.open({there!r}, os.O_RDONLY | os.O_TRUNC)",

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import pickle
+import signal
+import struct
 import subprocess
 import sys
 import time
+from multiprocessing.connection import Connection
 
 import pytest
 
@@ -129,6 +134,46 @@ def test_a_column_that_a_batch_has_no_row_of_is_given_as_none(folder) -> None:
         rewards.start(print)
         rewards.check(ITEMS)
         assert rewards.score(ITEMS[1:]).scores == [len("s\n\nu") + 1]
+
+
+def _plus_one():
+    return lambda number: number + 1
+
+
+def test_a_task_that_cannot_be_sent_costs_its_call_alone() -> None:
+    workers: Workers = Workers(_plus_one, 2, seconds=30.0)
+    try:
+        with pytest.raises((AttributeError, TypeError, pickle.PicklingError)):
+            workers.answers([1, lambda: None, 3])
+        # No process keeps a task of the call that failed, nor the answer to one.
+        for _ in range(2):
+            answers = workers.answers([10, 20, 30])
+            assert [each.value for each in answers] == [11, 21, 31]
+    finally:
+        workers.close()
+
+
+def _dying_in_its_answer():
+    return _die_in_the_answer
+
+
+def _die_in_the_answer(task):
+    """Is killed when it has written the beginning of a long answer; `well` it answers."""
+    if task == "well":
+        return "fine"
+    (pipe,) = (each for each in gc.get_objects() if isinstance(each, Connection))
+    os.write(pipe.fileno(), struct.pack("!i", 10**6) + bytes(1000))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_while_it_answers_costs_its_task_alone() -> None:
+    workers: Workers = Workers(_dying_in_its_answer, 1, seconds=30.0)
+    try:
+        killed, well = workers.answers(["ill", "well"])
+        assert killed.fault == "its process ended (exit code -9)"
+        assert well.value == "fine"
+    finally:
+        workers.close()
 
 
 def test_a_late_or_dead_function_is_begun_again(folder) -> None:

@@ -70,9 +70,23 @@ class Workers(Generic[Task]):
                 raise InputError(fault)
 
     def answers(self, tasks: Sequence[Task]) -> list[Answer]:
-        """An answer to each task, in their order; which process gives it makes no difference."""
+        """An answer to each task, in their order; which process gives it makes no difference.
+
+        Raises:
+            Exception: a task cannot be sent, or a process not be started.
+        """
         while len(self._team) < self.count:
             self._team.append(_Worker(self.make))
+        try:
+            return self._answers(tasks)
+        except BaseException:
+            # What they still have to say answers nothing that is asked later.
+            for worker in self._team:
+                if worker.number is not None:
+                    worker.end()
+            raise
+
+    def _answers(self, tasks: Sequence[Task]) -> list[Answer]:
         found = [Answer()] * len(tasks)
         waiting = deque(enumerate(tasks))
         while True:
@@ -163,7 +177,8 @@ class _Worker:
         self.number = None
         try:
             value, fault = self.pipe.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):
+            # Perhaps in the midst of an answer.
             self.end()
             return Answer(fault=f"its process ended (exit code {self._process.exitcode})")
         return Answer(value, fault)

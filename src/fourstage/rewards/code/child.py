@@ -61,8 +61,11 @@ def confine(orders: dict[str, Any]) -> None:
     os.chdir(orders["folder"])
     contain, limits = orders["contain"], orders["limits"]
     if sys.platform == "linux":
-        # Whoever waits for this process may be killed.
-        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, _KILL, 0, 0, 0)
+        # Whoever waits for this process may be killed; before the filter, which refuses to undo it.
+        if ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, _KILL, 0, 0, 0) != 0:
+            raise Unavailable("Linux does not end a program with its parent")
+        if os.getppid() != orders["parent"]:
+            raise Unavailable("who started it has ended")
     if contain:
         if sys.platform != "linux":
             raise Unavailable("programs are contained on Linux only")

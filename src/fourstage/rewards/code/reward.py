@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from fourstage.errors import InputError
 from fourstage.rewards.code.blocks import NoTests, Tests, code_of, printed_alike, read_tests
+from fourstage.rewards.code.folders import remove_left
 from fourstage.rewards.code.running import Ended, Limits, Runner
 from fourstage.rewards.contracts import Item, Outcome, Reward
 
@@ -41,6 +42,7 @@ class Code(Reward):
         self._runner = Runner(limits, contain=True, packages=packages)
 
     def start(self, say: Callable[[str], None]) -> None:
+        remove_left()
         leak = self._runner.leak()
         if not leak:
             say("rl.rewards runs code of responses contained: no network, no files, one process")
@@ -84,13 +86,13 @@ class Code(Reward):
             ended = self._runner.tests(code, tests.programs)
             if fault := _fault(ended):
                 return Outcome(fault=fault)
-            passed += ended.told.get("passed", [False] * len(tests.programs))
-            notes.append(ended.told.get("why", "it ended before its tests did"))
+            passed += _passed(ended, len(tests.programs))
+            notes.append(str(ended.told.get("why", "it ended before its tests did")))
         for given, expected in tests.pairs:
             ended = self._runner.script(code, given)
             if fault := _fault(ended):
                 return Outcome(fault=fault)
-            why = ended.told.get("why", "")
+            why = str(ended.told.get("why", ""))
             passed.append(not why and printed_alike(ended.printed, expected))
             notes.append(why or ("" if passed[-1] else "printed something else"))
             if not passed[-1] and not self.partial:
@@ -98,6 +100,14 @@ class Code(Reward):
         share = sum(passed) / len(tests)
         note = next((each for each in notes if each), "")
         return Outcome(share if self.partial else float(share == 1.0), note=note)
+
+
+def _passed(ended: Ended, count: int) -> list[bool]:
+    """Which tests passed: none where it does not tell, or a program that forges tells nonsense."""
+    told = ended.told.get("passed")
+    if not isinstance(told, list) or len(told) != count:
+        return [False] * count
+    return [each is True for each in told]
 
 
 def _fault(ended: Ended) -> str:

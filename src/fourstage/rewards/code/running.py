@@ -1,10 +1,11 @@
 """Runs a program in a process of its own, with limits, and tells how it ended.
 
-Contained on Linux, without root: one process with as many threads as its memory holds (seccomp),
-no network and no signals to others (seccomp), one flat folder to write in, which is deleted
+Contained on Linux, without root: one process, which ends with the one that started it (seccomp), no
+network and no signals to others (seccomp), one flat folder to write in, which is deleted
 afterwards, and nothing to read but Python and shared libraries (Landlock), limits on CPU time,
-memory, file size and open files (rlimits), on wall time, printed bytes and the size of the folder
-(watched from outside). Elsewhere there are only the limits, and a program can do what its user can.
+memory, file size and open files (rlimits), on wall time, printed bytes, threads and the size of the
+folder (watched from outside). Elsewhere there are only the limits, and a program can do what its
+user can.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import json
 import os
 import secrets
 import selectors
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,10 +26,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-# How often the folder is looked at.
+from fourstage.rewards.code.folders import is_full, maps_too_many, own_folder
+
+# How often the folder is looked at, and the threads are counted.
 _LOOK_SECONDS = 0.05
-# More files than these are as bad as too large ones.
-_MOST_FILES = 256
+# Linux limits the threads of a user, who may have many; those of one process are counted here.
+_MOST_THREADS = 128
 # The child's own words.
 _MOST_TOLD = 1_000_000
 _SOURCE = str(Path(__file__).parents[3])
@@ -42,6 +44,7 @@ _TRIES = {
     "start a process": "import os\nif os.fork() == 0: os._exit(0)",
     "open a socket": "import socket\nsocket.socket()",
     "signal another process": "import os\nos.kill(os.getppid(), 0)",
+    "outlive its parent": "import ctypes\nassert ctypes.CDLL(None).prctl(1, 0, 0, 0, 0) == 0",
     "write outside its folder": "open({outside!r}, 'w')",
     "read outside its folder": "open({outside!r})",
 }
@@ -111,17 +114,15 @@ class Runner:
         return f"a program could {' and '.join(through)}" if through else ""
 
     def _run(self, order: dict[str, Any], given: str = "") -> Ended:
-        folder = os.path.realpath(tempfile.mkdtemp(prefix="fourstage-code-"))
-        try:
+        with own_folder(all_must_go=self.contain) as folder:
             return self._run_in(folder, order, given)
-        finally:
-            shutil.rmtree(folder, ignore_errors=not self.contain)
 
     def _run_in(self, folder: str, order: dict[str, Any], given: str) -> Ended:
         key = secrets.token_hex(16)
         order |= {
             "key": key,
             "folder": folder,
+            "parent": os.getpid(),
             "limits": asdict(self.limits),
             "contain": self.contain,
             "packages": _installed() if self.packages else [],
@@ -179,10 +180,19 @@ class _Watch:
                     return f"ran longer than {self.limits.seconds:g} s"
                 if now >= look:
                     look = now + _LOOK_SECONDS
-                    if _is_full(self.folder, self.limits.file_size):
-                        return f"wrote more than {self.limits.file_size:,} bytes or too many files"
+                    if fault := self._too_much():
+                        return fault
                 if fault := self._read(min(look, deadline) - now):
                     return fault
+        return ""
+
+    def _too_much(self) -> str:
+        if is_full(self.folder, self.limits.file_size):
+            return f"wrote more than {self.limits.file_size:,} bytes or too many files"
+        if maps_too_many(self.folder, self.process.pid):
+            return "mapped too many files"
+        if _threads(self.process.pid) > _MOST_THREADS:
+            return f"started too many threads (more than {_MOST_THREADS})"
         return ""
 
     def _read(self, seconds: float) -> str:
@@ -224,16 +234,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.stdout.close()
 
 
-def _is_full(folder: str, most: int) -> bool:
-    size = files = 0
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            files += 1
-            with contextlib.suppress(OSError):
-                size += entry.stat(follow_symlinks=False).st_size
-            if files > _MOST_FILES or size > most:
-                return True
-    return False
+def _threads(process: int) -> int:
+    """How many threads a process has; 0 where Linux does not tell."""
+    try:
+        # Behind the name in brackets, which a program chooses, it is the 18th field.
+        said = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2]
+        return int(said.split()[17])
+    except (OSError, IndexError):
+        return 0
 
 
 def _signalled(process: subprocess.Popen[bytes]) -> str:
@@ -249,7 +257,7 @@ def _signalled(process: subprocess.Popen[bytes]) -> str:
 def _told(said: bytes, key: str) -> dict[str, Any]:
     """The last line with the right key: what a program writes there itself does not have it."""
     for line in reversed(said.splitlines()):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             found = json.loads(line)
             if isinstance(found, dict) and found.pop("key", None) == key:
                 return found

@@ -1,7 +1,8 @@
 """A filter of system calls (seccomp): what a contained program may not ask of Linux.
 
-A program has one process, no network, and no way to reach another process or to change a file's
-owner, mode or times, which Landlock does not restrict. Calls newer than the filter do not exist.
+A program has one process that ends with its parent, no network, and no way to reach another process
+or to change a file's owner, mode or times, which Landlock does not restrict. Calls newer than the
+filter do not exist.
 """
 
 from __future__ import annotations
@@ -29,11 +30,24 @@ _REFUSED = {
     "sched_setaffinity": (203, 122), "sched_setscheduler": (144, 119),
     "sched_setparam": (142, 118), "sched_setattr": (314, 274), "setpriority": (141, 140),
     "ioprio_set": (251, 30), "move_pages": (279, 239), "migrate_pages": (256, 238),
+    # Another user's name would clear the signal of a parent's death.
+    "setuid": (105, 146), "setgid": (106, 144), "setreuid": (113, 145), "setregid": (114, 143),
+    "setresuid": (117, 147), "setresgid": (119, 149), "setgroups": (116, 159),
+    "setfsuid": (122, 151), "setfsgid": (123, 152), "seccomp": (317, 277),
     # Network, and memory that outlives or escapes the limits of a process.
     "socket": (41, 198), "connect": (42, 203), "bind": (49, 200), "listen": (50, 201),
     "accept": (43, 202), "accept4": (288, 242), "memfd_create": (319, 279),
-    "memfd_secret": (447, 447), "shmget": (29, 194), "shmat": (30, 196), "msgget": (68, 186),
-    "semget": (64, 190), "mq_open": (240, 180),
+    "memfd_secret": (447, 447), "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195),
+    "msgget": (68, 186), "msgsnd": (69, 189), "msgrcv": (70, 188), "msgctl": (71, 187),
+    "semget": (64, 190), "semop": (65, 193), "semtimedop": (220, 192), "semctl": (66, 191),
+    "mq_open": (240, 180), "mq_unlink": (241, 181),
+    # Open files sent to itself would be more than it may have open.
+    "sendmsg": (46, 211), "sendmmsg": (307, 269),
+    # What the programs of a user, or of a machine, share a number of.
+    "inotify_init": (253, _NONE), "inotify_init1": (294, 26), "inotify_add_watch": (254, 27),
+    "io_setup": (206, 0), "timer_create": (222, 107),
+    # Room on the disk without the time to write it.
+    "fallocate": (285, 47),
     # What Landlock lets through.
     "chmod": (90, _NONE), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452),
     "chown": (92, _NONE), "lchown": (94, _NONE), "fchown": (93, 55), "fchownat": (260, 54),
@@ -64,15 +78,22 @@ _REFUSED = {
 _MISSING = {"clone3": (435, 435), "openat2": (437, 437)}
 _OTHERS = {
     "clone": (56, 220), "prlimit64": (302, 261), "fcntl": (72, 25), "ioctl": (16, 29),
-    "socketpair": (53, 199), "open": (2, _NONE), "openat": (257, 56),
+    "socketpair": (53, 199), "open": (2, _NONE), "openat": (257, 56), "prctl": (157, 167),
+    "close_range": (436, 436),
 }  # fmt: skip
 
-_CLONE_THREAD = 0x10000
-# F_SETOWN, F_SETSIG, F_SETOWN_EX: have the kernel send a signal to another process.
-_FCNTL_SIGNALS = (8, 10, 15)
-# TIOCSTI, TIOCLINUX, FIOSETOWN, SIOCSPGRP: type on a terminal, send signals.
-_IOCTL_REFUSED = (0x5412, 0x541C, 0x8901, 0x8902)
-_SOCK_STREAM, _SOCK_TYPES = 1, 0xF
+# A thread shares the table of open files, which is what their limit counts.
+_CLONE_THREAD, _CLONE_FILES, _CLOSE_RANGE_UNSHARE = 0x10000, 0x400, 2
+# F_SETOWN, F_SETSIG, F_SETOWN_EX: have the kernel send a signal to another process. F_SETLEASE
+# makes others wait for a file, F_NOTIFY watches folders, F_SETPIPE_SZ takes a user's pipes.
+_FCNTL_REFUSED = (8, 10, 15, 1024, 1026, 1031)
+# Of terminals TCGETS, TIOCGWINSZ and TCGETS2; FIONREAD, FIONBIO, FIONCLEX, FIOCLEX; FICLONE. Others
+# type on a terminal, send signals, or change attributes of a file that is open for reading.
+_IOCTL_ALLOWED = (0x5401, 0x5413, 0x802C542A, 0x541B, 0x5421, 0x5450, 0x5451, 0x40049409)
+# PR_GET_PDEATHSIG, PR_SET_NAME, PR_GET_NAME, PR_SVE_GET_VL, PR_SET_VMA. Others clear the signal of
+# a parent's death, let other processes trace this one, or make it the parent of orphans.
+_PRCTL_ALLOWED = (2, 15, 16, 51, 0x53564D41)
+_AF_UNIX, _SOCK_STREAM, _SOCK_TYPES = 1, 1, 0xF
 _ACCESS_MODE, _O_TRUNC = 0x3, 0x200
 
 # Instructions of the filter's machine (linux/filter.h).
@@ -152,13 +173,19 @@ def _judged(name: str) -> Iterator[Instruction]:
         case "clone":
             # A thread is allowed, a process is not.
             yield _argument(0)
-            yield _IF_BITS, 1, 0, _CLONE_THREAD
+            yield _IF_BITS, 0, 1, _CLONE_THREAD
+            yield _IF_BITS, 1, 0, _CLONE_FILES
+        case "close_range":
+            yield _argument(2)
+            yield _IF_BITS, 0, 1, _CLOSE_RANGE_UNSHARE
         case "prlimit64":
             # Of this process alone.
             yield _argument(0)
             yield _IF_EQUAL, 1, 0, 0
         case "socketpair":
-            # Datagrams could be sent to sockets of others.
+            # Datagrams could be sent to sockets of others; other families load modules.
+            yield _argument(0)
+            yield _IF_EQUAL, 0, 3, _AF_UNIX
             yield _argument(1)
             yield _AND, 0, 0, _SOCK_TYPES
             yield _IF_EQUAL, 1, 0, _SOCK_STREAM
@@ -167,12 +194,16 @@ def _judged(name: str) -> Iterator[Instruction]:
             yield _argument(1 if name == "open" else 2)
             yield _AND, 0, 0, _O_TRUNC | _ACCESS_MODE
             yield _IF_EQUAL, 0, 1, _O_TRUNC
-        case "fcntl" | "ioctl":
-            refused = _FCNTL_SIGNALS if name == "fcntl" else _IOCTL_REFUSED
+        case "fcntl":
             yield _argument(1)
-            for place, number in enumerate(refused):
-                left = len(refused) - place - 1
+            for place, number in enumerate(_FCNTL_REFUSED):
+                left = len(_FCNTL_REFUSED) - place - 1
                 yield _IF_EQUAL, left, int(not left), number
+        case "ioctl" | "prctl":
+            allowed = _IOCTL_ALLOWED if name == "ioctl" else _PRCTL_ALLOWED
+            yield _argument(1 if name == "ioctl" else 0)
+            for place, number in enumerate(allowed):
+                yield _IF_EQUAL, len(allowed) - place, 0, number
     yield _RETURN, 0, 0, _ERROR | errno.EPERM
     yield _RETURN, 0, 0, _ALLOW
 
