@@ -32,7 +32,7 @@ _FAULTS = "reward_faults/"
 _OF_A_COMPARISON = {"reward_chosen", "reward_desirable", "validation_preference_loss"}
 
 Row = Mapping[str, Any]
-# Is given each row that concerns it, in order; says what it sees in one, None where that is nothing.
+# Is given each row that concerns it, in order; says what it sees in one, or None.
 Look = Callable[[Row], str | None]
 
 
