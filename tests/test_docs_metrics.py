@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from fourstage.objectives.algorithms import ALGORITHMS
 from fourstage.reporting.alarms import NAMES
 from fourstage.training.metrics import read_rows
 from pipeline_support import whole_run
@@ -51,3 +52,10 @@ def test_every_number_of_reinforcement_learning_is_told(tmp_path, tmp_path_facto
 def test_every_alarm_is_told():
     alarms = chapter("rl").split("### Alarms")[1].split("results.json")[0]
     assert set(re.findall(r"^\| ([a-z -]+) \|", alarms, re.M)) - {"alarm"} == set(NAMES)
+
+
+def test_every_algorithm_without_a_reference_is_named_where_its_alarms_are():
+    """The alarm `kl` cannot be raised there."""
+    text = chapter("rl").split("**Without a reference**")[1].split("results.json, at")[0]
+    named = {name for name in ALGORITHMS if f"`{name}`" in text}
+    assert named == {name for name, row in ALGORITHMS.items() if not row.needs_reference}

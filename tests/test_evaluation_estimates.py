@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fourstage.evaluation.diversity import distinct, diversity, self_overlap
+from fourstage.evaluation.diversity import distinct, diversity, overlap_of_groups, self_overlap
 from fourstage.evaluation.estimates import Numbers, mean_of, ratio_of
 
 
@@ -59,6 +59,16 @@ def test_one_text_said_again_overlaps_wholly():
     assert self_overlap([[1, 2, 3], [1, 2, 3]]) == 1.0
     assert self_overlap([[1, 2, 3], [4, 5, 6]]) == 0.0
     assert self_overlap([[1, 2, 3]]) is None
+
+
+def test_responses_are_compared_within_their_group_and_few_of_each():
+    same, other = [1, 2, 3], [4, 5, 6]
+    assert overlap_of_groups([same, same, other, other], 2) == 1.0
+    assert overlap_of_groups([same, other, same, other], 2) == 0.0
+    assert overlap_of_groups([same, same, same, other], 2) == 0.5
+    assert overlap_of_groups([same, other], 1) is None and overlap_of_groups([], 2) is None
+    assert overlap_of_groups([same] * 4 + [other] * 4, 8) == 1.0, "the first four alone"
+    assert overlap_of_groups([same, same] * 64 + [same, other] * 9, 2) == 1.0
 
 
 def test_a_narrower_model_is_less_diverse():

@@ -52,6 +52,15 @@ def test_every_algorithm_trains_on_what_it_drew(tmp_path, algorithm):
     assert rows[0]["ratio_deviation"] < 1e-5, "the first update is on-policy"
     assert ("value_loss" in rows[0]) == (algorithm == "ppo")
     assert ("kl" in rows[0]) == (ALGORITHMS[algorithm].kl_coefficient > 0)
+    assert ("self_overlap" in rows[0]) == ALGORITHMS[algorithm].needs_groups
+
+
+@pytest.mark.parametrize(
+    "algorithm", [n for n, row in ALGORITHMS.items() if not row.kl_coefficient]
+)
+def test_a_tiny_coefficient_has_the_kl_watched(tmp_path, algorithm):
+    _, rows = trained(tmp_path, **told(algorithm), rewards=WORDS, kl_coefficient=1e-6)
+    assert all("kl" in row for row in rows) and rows[-1]["kl"] != 0.0
 
 
 def _ends_at_once(made) -> None:

@@ -101,7 +101,10 @@ def test_a_service_that_fails_in_every_way_costs_its_answers_alone(run):
     assert found and set(found) == {16.0} and is_finite(run)
     for words in ("no JSON", "status 500", "0 rewards for 16", "no answer within", "is nan"):
         assert any(words in line for line in said), words
-    assert any("alarm at step" in line and "faults of http" in line for line in said)
+    (alarm,) = [index for index, line in enumerate(said) if "faults of http" in line]
+    # An iteration is of two steps here: the third is drawn for step 5, and told in its row.
+    assert said[alarm].startswith("rl: alarm at step 5: 16 faults")
+    assert alarm < next(index for index, line in enumerate(said) if "rl  step 12/12" in line)
 
 
 def always(monkeypatch, change) -> None:

@@ -63,9 +63,12 @@ def online(algorithm: str = "dpo", **told) -> OnlinePairs:
     return OnlinePairs(made, *drawing(made, section), finishing)
 
 
-def train(made, objective, module, folder: Path, steps: int = 4) -> None:
+def train(made, objective, module, folder: Path, steps: int = 4) -> dict[str, torch.Tensor]:
+    """The state of the optimiser in the end."""
     settings = TrainSettings(steps=steps, learning_rate=1e-2, warmup_steps=0, weight_decay=0.0)
-    Trainer(module, objective, made, settings, folder, say=lambda line: None).train()
+    trainer = Trainer(module, objective, made, settings, folder, say=lambda line: None)
+    trainer.train()
+    return {name: value.clone() for name, value in trainer.update.optimiser.state().items()}
 
 
 class Worth(Judge):
@@ -160,7 +163,7 @@ def test_best_of_n_draws_from_the_model_it_started_from_and_rounds_from_the_poli
 
 
 @pytest.mark.parametrize("told", [{}, {"threshold": 9.0}], ids=["tied", "a high bar"])
-def test_a_constant_reward_or_a_bar_nobody_reaches_moves_nothing(tmp_path, told):
+def test_a_constant_reward_or_a_bar_nobody_reaches_moves_nothing_that_is_at_rest(tmp_path, told):
     made = distilling(**told)
     worth(made, 1.0)
     policy = made.players.trained.policy
@@ -168,6 +171,23 @@ def test_a_constant_reward_or_a_bar_nobody_reaches_moves_nothing(tmp_path, told)
     train(made, NextToken(), policy, tmp_path)
     assert same_bits(weights_of(policy), before)
     assert made.numbers["kept"] == 0.0
+
+
+def test_steps_without_anything_to_imitate_add_no_gradient_to_the_momentum(tmp_path):
+    """The momentum of the steps before them goes on to move the weights, as after any step."""
+    made = distilling()
+    policy = made.players.trained.policy
+    worth(made, 0.0, 2.0, 1.0, -1.0)
+    learned = train(made, NextToken(), policy, tmp_path, steps=2)
+    before = weights_of(policy)
+    worth(made, 1.0)
+    after = train(made, NextToken(), policy, tmp_path, steps=4)
+    assert made.numbers["iteration"] == 1 and made.numbers["kept"] == 0.0
+    moments = [name for name in learned if name.endswith(":exp_avg")]
+    assert moments and any(learned[name].any() for name in moments)
+    for name in moments:
+        torch.testing.assert_close(after[name], TrainSettings.beta1**2 * learned[name])
+    assert not same_bits(weights_of(policy), before)
 
 
 @pytest.mark.parametrize("algorithm", ["dpo", "kto"])

@@ -17,8 +17,8 @@ from fourstage.evaluation.scoring import scores
 from fourstage.files import read_json
 from fourstage.interchange import load_model
 from fourstage.model.ensemble import Ensemble
-from fourstage.reporting.alarms import Alarm
-from fourstage.stages import rl
+from fourstage.reporting.alarms import Alarm, Lookout
+from fourstage.stages import alarming
 from fourstage.stages.watching import Watch, outside, told_of
 from pipeline_support import go, results, rows, tiny, weights, whole_run
 from test_stages_rollouts import source
@@ -119,11 +119,13 @@ def test_watching_moves_no_bit_and_is_recorded(run):
     ("rl.algorithm=kto", "rl.online=true", "rl.minibatches=1"),
     ("rl.algorithm=raft",),
 ])  # fmt: skip
-def test_every_kind_of_learning_tells_its_alarms(run, monkeypatch, told):
-    def raised(found):
-        assert found[-1]["step"] == 2, "the rows of this stage"
-        return [Alarm("kl", 3, None, "seen", "do this")]
+def test_every_kind_of_learning_says_an_alarm_as_soon_as_a_row_raises_it(run, monkeypatch, told):
+    class Raised(Lookout):
+        def __call__(self, row):
+            return [Alarm("kl", row["step"], None, "seen", "do this")] if row["step"] == 1 else []
 
-    monkeypatch.setattr(rl, "alarms", raised)
+    monkeypatch.setattr(alarming, "Lookout", Raised)
     said = go(tiny(*told, "rl.steps=2", "rl.sample_every=0"), run)
-    assert "rl: alarm at step 3: seen; do this" in said
+    line = "rl: alarm at step 1: seen; do this"
+    last = next(index for index, each in enumerate(said) if each.startswith("rl  step 2/2"))
+    assert said.count(line) == 1 and said.index(line) < last

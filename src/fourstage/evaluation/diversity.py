@@ -10,6 +10,8 @@ from fourstage.evaluation.estimates import Numbers
 
 Tokens = Sequence[int]
 ORDERS = (1, 2, 3)
+# What is looked at of the responses of an iteration of RL.
+_GROUPS, _RESPONSES = 64, 4
 
 
 def ngrams(tokens: Tokens, order: int) -> list[tuple[int, ...]]:
@@ -35,6 +37,18 @@ def self_overlap(responses: Sequence[Tokens], order: int = 2) -> float | None:
         if i != j and first
     ]
     return float(np.mean(shares)) if shares else None
+
+
+def overlap_of_groups(responses: Sequence[Tokens], group: int) -> float | None:
+    """Mean `self_overlap` of a few groups of responses in a row, of a few of each; None where there
+    are none to compare. So it costs the same however much is drawn.
+    """
+    few = [
+        responses[first : first + min(group, _RESPONSES)]
+        for first in range(0, len(responses), group)[:_GROUPS]
+    ]
+    overlaps = [value for each in few if (value := self_overlap(each)) is not None]
+    return float(np.mean(overlaps)) if overlaps else None
 
 
 def diversity(groups: Sequence[Sequence[Tokens]], suffix: str = "") -> Numbers:

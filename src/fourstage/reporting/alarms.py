@@ -1,12 +1,13 @@
 """Alarms of reinforcement learning: what its numbers say is going wrong, and what to do about it.
 
-Read from the rows of metrics.jsonl alone, so a run at work and one of last year are judged alike.
-Bounds are rules of thumb: an alarm says where to look, and stops nothing.
+Read from the rows of metrics.jsonl alone, one after another, so that a run at work and one of last
+year are judged alike. Bounds are rules of thumb: an alarm says where to look, and stops nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -17,6 +18,7 @@ from fourstage.reporting.numbers import figures, is_number
 _FEW, _BEFORE = 3, 10
 _RUNAWAY, _LEAST_KL = 3.0, 10.0
 _ENTROPY_LEFT, _VARIETY_LEFT = 0.2, 0.5
+_ALIKE, _APART = 0.8, 0.5
 _LENGTH_GROWTH = 2.0
 _CLIPPED, _MOVED = 0.3, 0.1
 _DEAD = 0.8
@@ -29,9 +31,9 @@ _FAULTS = "reward_faults/"
 # Any of these is in a row of a loss on comparisons.
 _OF_A_COMPARISON = {"reward_chosen", "reward_desirable", "validation_preference_loss"}
 
-Rows = Sequence[dict[str, Any]]
-# Where among the iterations something is first seen, and what.
-Seen = tuple[int, str]
+Row = Mapping[str, Any]
+# Is given each row that concerns it, in order; says what it sees in one, or None.
+Look = Callable[[Row], str | None]
 
 
 @dataclass(frozen=True)
@@ -51,110 +53,164 @@ class Alarm:
     remedy: str
 
 
-def alarms(rows: Rows) -> list[Alarm]:
+def alarms(rows: Iterable[Row]) -> list[Alarm]:
     """The alarms of a stage's rows, in the order of their steps; none but of reinforcement
     learning."""
-    iterations = [row for row in rows if is_number(row.get("iteration"))]
-    found = []
-    for name, (sees, remedy) in _ALARMS.items():
-        # Losses on given comparisons draw nothing, and have no iterations.
-        looked_at = _compared(rows) if name in _OF_COMPARISONS else iterations
-        seen = sees(looked_at)
-        if seen is not None:
-            row = looked_at[seen[0]]
-            tokens = row["tokens"] if is_number(row.get("tokens")) else None
-            found.append(Alarm(name, row["step"], tokens, seen[1], remedy))
-    return sorted(found, key=lambda alarm: alarm.step)
+    lookout = Lookout()
+    return [alarm for row in rows for alarm in lookout(row)]
 
 
-def _means(rows: Rows, name: str) -> list[float | None]:
-    """Of each iteration, the mean over it and the few before; None where one lacks the number."""
-    values = [row.get(name) for row in rows]
-    known = [float(value) if is_number(value) else None for value in values]
-    found: list[float | None] = [None] * len(known)
-    for end in range(_FEW, len(known) + 1):
-        few = [value for value in known[end - _FEW : end] if value is not None]
-        found[end - 1] = fmean(few) if len(few) == _FEW else None
-    return found
+class Lookout:
+    """Looks at the rows of a stage one by one; what is kept of them does not grow."""
+
+    def __init__(self) -> None:
+        self._looks = {name: begin() for name, (begin, _) in _ALARMS.items()}
+        self._iteration: float | None = None
+
+    def __call__(self, row: Row) -> list[Alarm]:
+        """The alarms that are first seen in this row."""
+        raised = []
+        for name in self._concerned(row):
+            what = self._looks[name](row)
+            if what is not None:
+                del self._looks[name]
+                tokens = row["tokens"] if is_number(row.get("tokens")) else None
+                raised.append(Alarm(name, row["step"], tokens, what, _ALARMS[name][1]))
+        return raised
+
+    def _concerned(self, row: Row) -> list[str]:
+        """The alarms not raised yet that look at the row.
+
+        All rows of an iteration tell the same of what it drew, so that most look at its first
+        alone; clips are of updates, of which every row has others. Losses on given comparisons draw
+        nothing, and have no iterations: every row counts.
+        """
+        iteration = row.get("iteration")
+        if not is_number(iteration):
+            names = _OF_COMPARISONS if _OF_A_COMPARISON & row.keys() else ()
+        elif iteration == self._iteration:
+            names = _OF_UPDATES
+        else:
+            names = [name for name in self._looks if name not in _OF_COMPARISONS]
+            self._iteration = iteration
+        return [name for name in names if name in self._looks]
 
 
-def _beyond(
-    rows: Rows, name: str, is_bad: Callable[[float], bool], words: Callable[[float], str]
-) -> Seen | None:
+def _mean(name: str) -> Callable[[Row], float | None]:
+    """The mean of a number over a row and the few before; None where one lacks it."""
+    last: deque[float | None] = deque(maxlen=_FEW)
+
+    def mean(row: Row) -> float | None:
+        value = row.get(name)
+        last.append(float(value) if is_number(value) else None)
+        known = [value for value in last if value is not None]
+        return fmean(known) if len(known) == _FEW else None
+
+    return mean
+
+
+def _beyond(name: str, is_bad: Callable[[float], bool], words: Callable[[float], str]) -> Look:
     """The first mean that is bad by itself."""
-    for index, mean in enumerate(_means(rows, name)):
-        if mean is not None and is_bad(mean):
-            return index, words(mean)
-    return None
+    mean = _mean(name)
+
+    def look(row: Row) -> str | None:
+        now = mean(row)
+        return words(now) if now is not None and is_bad(now) else None
+
+    return look
 
 
 def _since_the_start(
-    rows: Rows, name: str, is_bad: Callable[[float, float], bool], unit: str, digits: int
-) -> Seen | None:
+    name: str, is_bad: Callable[[float, float], bool], unit: str, digits: int
+) -> Look:
     """The first mean that is bad beside that of the first few iterations."""
-    means = _means(rows, name)
-    first = next((mean for mean in means if mean is not None), None)
-    for index, mean in enumerate(means):
-        if mean is None or first is None or index < 2 * _FEW - 1:
-            continue
-        if is_bad(mean, first):
-            return index, f"{figures(mean, digits)} {unit}, {figures(first, digits)} at first"
-    return None
+    mean, first, seen = _mean(name), None, 0
+
+    def look(row: Row) -> str | None:
+        nonlocal first, seen
+        now, seen = mean(row), seen + 1
+        first = now if first is None else first
+        if now is None or first is None or seen < 2 * _FEW or not is_bad(now, first):
+            return None
+        return f"{figures(now, digits)} {unit}, {figures(first, digits)} at first"
+
+    return look
 
 
-def _kl(rows: Rows) -> Seen | None:
-    means = _means(rows, "kl")
-    for index in range(_BEFORE, len(means)):
-        now, then = means[index], means[index - _BEFORE]
-        if now is not None and then is not None and now > max(_LEAST_KL, _RUNAWAY * then):
-            return index, (
-                f"KL {figures(now, 1)} nats a response, {figures(then, 1)} ten iterations before"
-            )
-    return None
+def _kl() -> Look:
+    mean = _mean("kl")
+    means: deque[float | None] = deque(maxlen=_BEFORE + 1)
+
+    def look(row: Row) -> str | None:
+        means.append(mean(row))
+        now, then = means[-1], means[0]
+        if len(means) <= _BEFORE or now is None or then is None:
+            return None
+        if now <= max(_LEAST_KL, _RUNAWAY * then):
+            return None
+        return f"KL {figures(now, 1)} nats a response, {figures(then, 1)} ten iterations before"
+
+    return look
 
 
-def _entropy(rows: Rows) -> Seen | None:
+def _entropy() -> Look:
     unit = "nats a token of entropy"
-    return _since_the_start(rows, "entropy", lambda now, at: now < _ENTROPY_LEFT * at, unit, 3)
+    return _since_the_start("entropy", lambda now, at: now < _ENTROPY_LEFT * at, unit, 3)
 
 
-def _length(rows: Rows) -> Seen | None:
+def _length() -> Look:
     unit = "tokens a response"
-    return _since_the_start(rows, "length", lambda now, at: now > _LENGTH_GROWTH * at, unit, 0)
+    return _since_the_start("length", lambda now, at: now > _LENGTH_GROWTH * at, unit, 0)
 
 
-def _variety(rows: Rows) -> Seen | None:
-    unit = "distinct-2"
-    return _since_the_start(rows, "distinct_2", lambda now, at: now < _VARIETY_LEFT * at, unit, 2)
+def _variety() -> Look:
+    """Answers become alike: over all prompts, or those to the same one."""
+    over_all = _since_the_start(
+        "distinct_2", lambda now, at: now < _VARIETY_LEFT * at, "distinct-2", 2
+    )
+    # Where a task has one right answer they begin alike, and may well end the same.
+    to_one = _since_the_start(
+        "self_overlap", lambda now, at: now > _ALIKE and at < _APART, "self-overlap", 2
+    )
+
+    def look(row: Row) -> str | None:
+        seen = [over_all(row), to_one(row)]
+        return ", ".join(filter(None, seen)) or None
+
+    return look
 
 
-def _gold(rows: Rows) -> Seen | None:
-    return _parted(rows, "gold", "gold", _GOLD_LOST)
+def _gold() -> Look:
+    return _parted("gold", "gold", _GOLD_LOST)
 
 
-def _watch(rows: Rows) -> Seen | None:
-    return _parted(rows, "watch_reward", "the reward model that only watches", _WATCH_LOST)
+def _watch() -> Look:
+    return _parted("watch_reward", "the reward model that only watches", _WATCH_LOST)
 
 
-def _parted(rows: Rows, name: str, words: str, lost: float) -> Seen | None:
+def _parted(name: str, words: str, lost: float) -> Look:
     """A number below its best while the reward is above what it was then."""
+    mean, mean_reward = _mean(name), _mean("reward")
     best: tuple[float, float] | None = None
-    pairs = zip(_means(rows, name), _means(rows, "reward"), strict=True)
-    for index, (value, reward) in enumerate(pairs):
+
+    def look(row: Row) -> str | None:
+        nonlocal best
+        value, reward = mean(row), mean_reward(row)
         if value is None or reward is None:
-            continue
+            return None
         if best is not None and value < best[0] - lost and reward > best[1]:
-            return index, (
+            return (
                 f"{words} {figures(value, 3)} after {figures(best[0], 3)}, while the reward rose "
                 f"from {figures(best[1], 3)} to {figures(reward, 3)}"
             )
         best = max(best or (value, reward), (value, reward))
-    return None
+        return None
+
+    return look
 
 
-def _unfamiliar(rows: Rows) -> Seen | None:
+def _unfamiliar() -> Look:
     return _since_the_start(
-        rows,
         "proxy_unfamiliar",
         lambda now, at: now > max(_UNFAMILIAR, 2 * at),
         "of scores where the reward model's training comparisons hardly have any",
@@ -162,78 +218,87 @@ def _unfamiliar(rows: Rows) -> Seen | None:
     )
 
 
-def _disagreement(rows: Rows) -> Seen | None:
+def _disagreement() -> Look:
     words = "members of the reward model disagree {:.1f} times as much as before".format
-    return _beyond(rows, "proxy_disagreement", lambda ratio: ratio > _DISAGREEMENT, words)
+    return _beyond("proxy_disagreement", lambda ratio: ratio > _DISAGREEMENT, words)
 
 
-def _compared(rows: Rows) -> Rows:
-    """Rows of a loss on given comparisons."""
-    return [
-        row for row in rows if _OF_A_COMPARISON & row.keys() and not is_number(row.get("iteration"))
-    ]
-
-
-def _displaced(rows: Rows) -> Seen | None:
+def _displaced() -> Look:
     def words(worth: float) -> str:
         return f"the chosen answers are worth {figures(worth, 1)}, far less likely than at first"
 
-    return _beyond(rows, "reward_chosen", lambda worth: worth < _FAR_BELOW, words)
+    return _beyond("reward_chosen", lambda worth: worth < _FAR_BELOW, words)
 
 
-def _overfitted(rows: Rows) -> Seen | None:
-    lowest = None
-    for index, row in enumerate(rows):
+def _overfitted() -> Look:
+    lowest: float | None = None
+
+    def look(row: Row) -> str | None:
+        nonlocal lowest
         loss = row.get("validation_loss")
         if not is_number(loss):
-            continue
+            return None
         if lowest is not None and loss > _OVERFITTED * lowest > 0:
-            return index, f"validation loss {figures(loss, 3)} after {figures(lowest, 3)}"
+            return f"validation loss {figures(loss, 3)} after {figures(lowest, 3)}"
         lowest = loss if lowest is None else min(lowest, loss)
-    return None
+        return None
+
+    return look
 
 
-def _clips(rows: Rows) -> Seen | None:
-    # Narrow clips of whole responses (GSPO) bite most of the time, and are meant to.
-    far = [row for row in rows if not is_number(m := row.get("ratio_deviation")) or m > _MOVED]
-    seen = _beyond(far, "clip_fraction", lambda share: share > _CLIPPED, "{:.0%} clipped".format)
-    return seen and (next(i for i, row in enumerate(rows) if row is far[seen[0]]), seen[1])
+def _clips() -> Look:
+    clipped = _beyond("clip_fraction", lambda share: share > _CLIPPED, "{:.0%} clipped".format)
+
+    def look(row: Row) -> str | None:
+        # Narrow clips of whole responses (GSPO) bite most of the time, and are meant to.
+        moved = row.get("ratio_deviation")
+        return None if is_number(moved) and moved <= _MOVED else clipped(row)
+
+    return look
 
 
-def _dead(rows: Rows) -> Seen | None:
+def _dead() -> Look:
     words = "{:.0%} of groups teach nothing".format
-    return _beyond(rows, "dead_groups", lambda share: share > _DEAD, words)
+    return _beyond("dead_groups", lambda share: share > _DEAD, words)
 
 
-def _critic(rows: Rows) -> Seen | None:
-    seen = _beyond(
-        rows[_CRITIC_PATIENCE:],
-        "explained_variance",
-        lambda value: value < 0,
-        lambda value: f"explained variance {figures(value, 2)}",
-    )
-    return seen and (seen[0] + _CRITIC_PATIENCE, seen[1])
+def _critic() -> Look:
+    def words(value: float) -> str:
+        return f"explained variance {figures(value, 2)}"
+
+    worse, seen = _beyond("explained_variance", lambda value: value < 0, words), 0
+
+    def look(row: Row) -> str | None:
+        nonlocal seen
+        seen += 1
+        return worse(row) if seen > _CRITIC_PATIENCE else None
+
+    return look
 
 
-def _faults(rows: Rows) -> Seen | None:
-    names = dict.fromkeys(name for row in rows for name in row if name.startswith(_FAULTS))
-    found = []
-    for name in names:
-        few = [float(bool(row.get(name))) for row in rows]
-        for end in range(_FEW, len(few) + 1):
-            if all(few[end - _FEW : end]):
-                count = figures(rows[end - 1][name], 0)
-                found.append((end - 1, f"{count} faults of {name.removeprefix(_FAULTS)}"))
-                break
-    return min(found, default=None)
+def _faults() -> Look:
+    in_a_row: dict[str, int] = {}
+
+    def look(row: Row) -> str | None:
+        failed = [name for name in row if name.startswith(_FAULTS) and row[name]]
+        for name in [*in_a_row]:
+            if name not in failed:
+                del in_a_row[name]
+        for name in failed:
+            in_a_row[name] = in_a_row.get(name, 0) + 1
+        long = [name for name in failed if in_a_row[name] == _FEW]
+        told = [f"{figures(row[name], 0)} faults of {name.removeprefix(_FAULTS)}" for name in long]
+        return min(told, default=None)
+
+    return look
 
 
-def _corrected(rows: Rows) -> Seen | None:
+def _corrected() -> Look:
     words = "{:.0%} of tokens outside of the correction's band".format
-    return _beyond(rows, "correction_fraction", lambda share: share > _CORRECTED, words)
+    return _beyond("correction_fraction", lambda share: share > _CORRECTED, words)
 
 
-_ALARMS: dict[str, tuple[Callable[[Rows], Seen | None], str]] = {
+_ALARMS: dict[str, tuple[Callable[[], Look], str]] = {
     "kl": (
         _kl,
         "the policy runs away: raise rl.kl_coefficient, set rl.kl_target, or lower "
@@ -301,4 +366,5 @@ _ALARMS: dict[str, tuple[Callable[[Rows], Seen | None], str]] = {
     ),
 }
 _OF_COMPARISONS = ("displacement", "over-fitting")
+_OF_UPDATES = ("clips",)
 NAMES = tuple(_ALARMS)

@@ -42,6 +42,7 @@ class StageContext:
         mesh: how models lie on them; unless said, each holds all of a model.
         measured: what was chosen by measuring, kept in run.json.
         memory: the most that the stage holds, and what was held before it.
+        reader: is given each row of numbers as soon as training has written it.
     """
 
     recipe: Recipe
@@ -56,6 +57,7 @@ class StageContext:
     group: Group = field(default_factory=Group)
     mesh: Mesh | None = None
     measured: Measured = field(default_factory=Measured)
+    reader: Callable[[Mapping[str, Any]], None] | None = None
 
     def __post_init__(self) -> None:
         self.memory = PeakMemory(self.device)
@@ -123,6 +125,7 @@ class StageContext:
             mesh=self.mesh,
             measured=self.measured,
         )
+        trainer.journal.reader = self.reader
         return trainer.train()
 
     def measure(self, name: str, compute: Callable[[], Numbers]) -> Numbers:

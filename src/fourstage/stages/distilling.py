@@ -68,7 +68,8 @@ class BestResponses(Iterations):
     """Answers step s with a part of what iteration `s // (epochs * minibatches)` kept.
 
     Where fewer responses are kept than there are steps, the best of the others fill up, untrained:
-    a step without anything to imitate changes nothing.
+    a step without anything to imitate has no gradient. The optimiser takes it all the same, so that
+    the momentum of the steps before, and a weight decay, go on to move the weights.
     """
 
     def __init__(self, players: Players, drawer: Drawer, judge: Judge):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fourstage import tasks as checkers
 from fourstage.errors import MachineError
-from fourstage.evaluation.diversity import distinct
+from fourstage.evaluation.diversity import distinct, overlap_of_groups
 from fourstage.evaluation.responses import Response
 from fourstage.generation.elsewhere import Elsewhere
 from fourstage.generation.engine import Engine
@@ -115,9 +115,9 @@ class Drawer:
             "length": float(np.mean([sum(each.turn_lengths) for each in responses])),
             "finished": float(np.mean([judge.ended(each) for each in responses])),
         }
-        spread = distinct([each.own_tokens for each in responses], 2)
-        if spread is not None:
-            told["distinct_2"] = spread
+        own = [each.own_tokens for each in responses]
+        alike = {"distinct_2": distinct(own, 2), "self_overlap": overlap_of_groups(own, group)}
+        told |= {name: value for name, value in alike.items() if value is not None}
         if group > 1:
             told["dead_groups"] = float(drawn.dead.float().mean())
         if self.section.dynamic_sampling:

@@ -33,9 +33,9 @@ from fourstage.evaluation.success import task_success
 from fourstage.model.actor_critic import ActorCritic
 from fourstage.model.transformer import Transformer
 from fourstage.recipe.preference import compares, distils, draws, reads_comparisons
-from fourstage.reporting.alarms import alarms
 from fourstage.stages import distilling, played, policy, preference
 from fourstage.stages.adapting import narrow
+from fourstage.stages.alarming import SaidAlarms
 from fourstage.stages.context import StageContext
 from fourstage.stages.datafiles import held_out_tasks, reference_rows, training_tasks
 from fourstage.stages.episodes import Players
@@ -53,7 +53,6 @@ from fourstage.stages.models import (
 )
 from fourstage.stages.watching import Watch, compared_scores, told_of, watcher_of
 from fourstage.tasks import Task
-from fourstage.training.metrics import read_rows
 from fourstage.training.trainer import TrainResult
 
 # Demonstrations that the policy's responses are scored beside.
@@ -89,8 +88,10 @@ def run(context: StageContext) -> dict[str, Any]:
         )
         told = group.tell(numbers.extra.get("familiar"))
         judge.watch = Watch.of(told, watcher) if told else None
+        context.reader = said_alarms = SaidAlarms(context.folder / "metrics.jsonl", context.say)
         trained = _learn(context, players, tasks, judge)
-        _tell_alarms(context)
+        if group.writes:
+            said_alarms.catch_up()
         if compares(section):
             numbers.update(context.measure("order", lambda: preference.order(context, players)))
         for name, compute in (
@@ -114,14 +115,6 @@ def _learn(context: StageContext, players: Players, tasks: list[Task], judge: Ju
     if distils(context.section):
         return distilling.train(context, players, tasks, judge)
     return policy.train(context, players, tasks, judge)
-
-
-def _tell_alarms(context: StageContext) -> None:
-    """What the report marks: what went wrong on the way, and what to do about it."""
-    if not context.group.writes:
-        return
-    for alarm in alarms(read_rows(context.folder / "metrics.jsonl")):
-        context.say(f"rl: alarm at step {alarm.step:g}: {alarm.what}; {alarm.remedy}")
 
 
 def _players(context: StageContext) -> Players:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ class Journal:
 
     Args:
         writes: whether this process is the one that writes.
+
+    Attributes:
+        reader: is given each row of numbers as soon as it is written.
     """
 
     def __init__(self, folder: Path, writes: bool):
@@ -22,6 +25,7 @@ class Journal:
         self.layers = Rows(folder / "watch.jsonl")
         self.samples = Rows(folder / "samples.jsonl")
         self.writes = writes
+        self.reader: Callable[[Mapping[str, Any]], None] | None = None
 
     def row(
         self, counts: Counts, window: Window, learning_rate: float, *more: Mapping[str, Any]
@@ -41,7 +45,9 @@ class Journal:
         }
         for numbers in (means, *more):
             row |= numbers
-        self.rows.append(row)
+        written = self.rows.append(row)
+        if self.reader is not None:
+            self.reader(written)
 
     def event(self, row: Mapping[str, Any], counts: Counts) -> None:
         """What happened in the making of a step (`training.events`)."""

@@ -53,8 +53,11 @@ class Rows:
     def __init__(self, path: Path):
         self.path = path
 
-    def append(self, row: Mapping[str, Any]) -> None:
-        append_line(self.path, {name: _plain(value) for name, value in row.items()})
+    def append(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Writes a row; the row as it is read back."""
+        plain = {name: _plain(value) for name, value in row.items()}
+        append_line(self.path, plain)
+        return plain
 
     def cut_back(self, step: int) -> None:
         """Keeps the rows up to `step`; a line torn by a kill goes with the rest."""

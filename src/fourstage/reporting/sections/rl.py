@@ -260,6 +260,7 @@ HEALTH = (
     ("explained_variance", "variance explained by the critic"),
     ("dead_groups", "share of groups that teach nothing"),
     ("distinct_2", "different pairs of tokens"),
+    ("self_overlap", "pairs that another response has"),
     ("kl_coefficient", "KL coefficient"),
     ("finished", "share of responses that end"),
     ("learning_rate", "learning rate"),
