@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peers.fine_tuning import facts_of
 from peers.ours import OurTraining, resolved
 from peers.rounds import Contender, Gate, Record, median_of, ratio_of_rounds, take_turns
 from peers.shapes import SIZES, Shape
@@ -220,13 +221,6 @@ def play_trl(gate: Gate, job: Job) -> None:
 
     train(job.asked, job.folder / "model", job.prompts(), reward, begun, passed)
     gate.leave({})
-
-
-def facts_of(model: torch.nn.Module) -> dict[str, Any]:
-    return {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "threads": torch.get_num_threads(),
-    }
 
 
 def assert_equal_tokens(records: dict[str, Record], asked: Asked) -> None:
