@@ -134,6 +134,15 @@ def test_explained_variance_is_one_for_perfect_values_and_zero_for_constant_ones
     assert explained_variance(returns, torch.ones(24), WEIGHTS) == 0.0
 
 
+def test_k3_of_a_token_that_the_policy_has_all_but_ruled_out_is_finite_and_costs_no_step():
+    logprobs = torch.tensor([-200.0, -1.5], requires_grad=True)
+    found = k3(logprobs, torch.tensor([-1.0, -1.0]))
+    found.sum().backward()
+    assert found.isfinite().all() and found[0] > 1e8
+    assert logprobs.grad is not None and logprobs.grad.isfinite().all()
+    assert logprobs.grad[1] == pytest.approx(1 - math.exp(0.5))
+
+
 def test_k1_and_k3_estimate_the_kl_and_k2_its_gradient():
     policy = torch.log_softmax(drawn(8), -1).requires_grad_()
     reference = torch.log_softmax(drawn(8, seed=1), -1)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fourstage.objectives.surrogates import FARTHEST
+
 
 def k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """`d`: unbiased, of high variance, can be negative. The one that belongs in a reward."""
@@ -24,8 +26,11 @@ def k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 
 
 def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """`exp(-d) - 1 + d`: unbiased, never negative; as a loss it lowers KL(reference || policy)."""
-    difference = logprobs - ref_logprobs
+    """`exp(-d) - 1 + d`: unbiased, never negative; as a loss it lowers KL(reference || policy).
+
+    `d` is held above -20, as log-ratios are: one token of -90 would be infinite, and cost the step.
+    """
+    difference = (logprobs - ref_logprobs).clamp(min=-FARTHEST)
     return torch.expm1(-difference) + difference
 
 

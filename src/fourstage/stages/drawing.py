@@ -136,11 +136,12 @@ class Drawer:
 
     def chosen(self, place: int, count: int) -> list[int]:
         """Indices of the `count` tasks from `place` on, each `group` times in a row."""
-        found = []
+        found, orders = [], {}
         for here in range(place, place + count):
             epoch, index = divmod(here, len(self.tasks))
-            order = permutation(len(self.tasks), self.seed, "prompts", epoch)
-            found += [int(order[index])] * self.section.group
+            if epoch not in orders:
+                orders[epoch] = permutation(len(self.tasks), self.seed, "prompts", epoch)
+            found += [int(orders[epoch][index])] * self.section.group
         return found
 
     def _responses(
