@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fourstage.errors import InputError
-from fourstage.recipe import recipe_from
+from fourstage.recipe import load, recipe_from
 from fourstage.reporting.overoptimisation import short_rows, study_figures, unfitted
 from fourstage.reporting.page import build_report
 from fourstage.study import forks, samples
@@ -138,6 +138,27 @@ def test_coefficients_and_comparisons_are_trained_once_and_shown(run, tmp_path):
     (copy / "study" / "study.json").write_text(json.dumps(told))
     page = build_report(copy).read_text("utf-8")
     assert "of other models" in page and "Best of n responses" not in page
+
+
+def test_rl_is_paid_by_each_reward_model_at_each_coefficient(run, tmp_path):
+    asked = Asked(8, 4, comparisons=(50,), by_each=True, device="cpu")
+    found, _ = studied(run, tmp_path, asked)
+    own, other = found["rl"]
+    assert [own["name"], other["name"]] == ["KL 0.05", "KL 0.05, 50 pairs"]
+    (folder,) = (tmp_path / "rl").iterdir()
+    paid_by = tmp_path / "reward" / "comparisons-50" / "reward" / "model"
+    assert folder.name == "kl-0.05-50"
+    assert load(str(folder / "recipe.yaml")).rl.reward_model == str(paid_by)
+    assert {other["coefficient"], own["coefficient"]} == {0.05}
+    # One law is of the policies that one reward model pays.
+    assert found["rl_fit"] == studied(run, tmp_path / "alone")[0]["rl_fit"]
+    again, said = studied(run, tmp_path, asked)
+    assert again == found and not any("drawing" in line for line in said)
+
+
+def test_rl_by_each_reward_model_wants_more_than_one(run, tmp_path):
+    with pytest.raises(InputError, match="--rl-by-each: the run's own reward model is the only"):
+        studied(run, tmp_path, Asked(8, 4, by_each=True, device="cpu"))
 
 
 def test_a_reward_model_may_stand_for_gold(run, tmp_path):

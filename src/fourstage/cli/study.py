@@ -38,6 +38,9 @@ def overoptimisation(
     reward_model: Annotated[
         list[Path] | None, typer.Option(help="A further reward model to choose by; several")
     ] = None,
+    by_each: Annotated[
+        bool, typer.Option("--rl-by-each", help="RL against each of these reward models too")
+    ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto")] = "auto",
 ) -> None:
     """What more of the reward model's score does to gold, by best-of-n and by RL, and its laws.
@@ -55,6 +58,7 @@ def overoptimisation(
         comparisons=numbers(comparisons, "--comparisons", int),
         gold=gold,
         rivals=tuple(reward_model or ()),
+        by_each=by_each,
         device=device,
     )
     read_run(run)

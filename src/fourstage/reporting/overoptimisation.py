@@ -49,7 +49,7 @@ def best_of_n_figure(study: dict[str, Any]) -> Markup | None:
 
 
 def rl_figure(study: dict[str, Any]) -> Markup | None:
-    """Gold and proxy over KL as RL went on, a line a KL coefficient, the law of all dashed."""
+    """Gold and proxy over KL as RL went on, a line a policy, their law dashed."""
     found = _entries(study, "rl")
     golds = [_went(each, 2, "gold") for each in found]
     series = [
@@ -78,9 +78,9 @@ def rl_figure(study: dict[str, Any]) -> Markup | None:
                 "Proxy reward over KL as reinforcement learning goes on",
             ),
         ],
-        "Reinforcement learning against the proxy, a line a KL coefficient: what the policy is "
-        "truly worth (left) and what it is paid (right). Dashed: R = d (α − β log d), d = √KL, "
-        "through all of them.",
+        "Reinforcement learning against the proxy, a line a policy: what it is truly worth (left) "
+        "and what it is paid (right). Dashed: R = d (α − β log d), d = √KL, through all that the "
+        "run's own reward model pays.",
     )
 
 

@@ -18,6 +18,7 @@ class Asked:
         coefficients: of the KL, each a run of RL. comparisons: each a reward model.
         gold: a reward model that stands for the truth; None asks the prompts' own checker.
         rivals: further reward models that best-of-n is tried by.
+        by_each: whether RL is paid by each of the reward models in turn.
 
     Raises:
         InputError: a value is out of range.
@@ -29,6 +30,7 @@ class Asked:
     comparisons: tuple[int, ...] = ()
     gold: Path | None = None
     rivals: tuple[Path, ...] = ()
+    by_each: bool = False
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -55,6 +57,7 @@ class Asked:
             "prompts": self.prompts,
             "coefficients": [*self.coefficients],
             "comparisons": [*self.comparisons],
+            "by_each": self.by_each,
         }
 
 

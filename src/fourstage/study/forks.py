@@ -21,11 +21,12 @@ from fourstage.study.subject import Say, Subject
 _OF_THE_STEPS = ("warmup_steps", "validate_every", "sample_every", "log_every")
 
 
-def rl_recipe(subject: Subject, coefficient: float) -> Recipe:
-    """RL as the studied run has it, at a fixed KL coefficient."""
+def rl_recipe(subject: Subject, coefficient: float, reward: Path | None = None) -> Recipe:
+    """RL as the studied run has it, at a fixed KL coefficient; paid by its own reward model, or by
+    another."""
     values = _from_sft(subject, "rl", f"kl-{coefficient:g}")
     values["rl"] |= {
-        "reward_model": str(subject.reward),
+        "reward_model": str(reward or subject.reward),
         "kl_coefficient": coefficient,
         "kl_target": None,
     }
@@ -70,13 +71,13 @@ def _from_sft(subject: Subject, stage: str, suffix: str) -> dict[str, Any]:
     return values
 
 
-def check_coefficients(subject: Subject) -> None:
+def check_coefficients(subject: Subject, option: str) -> None:
     """Raises `InputError` where the rl stage has no KL coefficient."""
     section = subject.recipe.rl
     if learns_otherwise(section):
         raise InputError(
-            f"--kl: {subject.run} learns by {section.algorithm}, which has no KL coefficient; "
-            "study a run of ppo, grpo or another policy gradient, or leave --kl out"
+            f"{option}: {subject.run} learns by {section.algorithm}, which has no KL coefficient; "
+            f"study a run of ppo, grpo or another policy gradient, or leave {option} out"
         )
 
 

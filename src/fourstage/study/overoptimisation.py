@@ -6,13 +6,15 @@ kept as it is finished; the same command goes on where it stopped, and a wider o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fourstage.errors import InputError
 from fourstage.evaluation.estimates import RESAMPLES, mean_of
 from fourstage.files import write_json, write_text
 from fourstage.pipeline.lineage import model_hash
@@ -45,11 +47,12 @@ class Reward:
 
 @dataclass(frozen=True)
 class Policy:
-    """A finished rl stage."""
+    """A finished rl stage, and the reward model that paid it."""
 
     name: str
     stage: Path
     coefficient: float | None
+    reward: Path
 
 
 def study(run: Path, out: Path | None, asked: Asked, say: Say = print) -> dict[str, Any]:
@@ -66,7 +69,8 @@ def study(run: Path, out: Path | None, asked: Asked, say: Say = print) -> dict[s
     with locked(folder):
         subject = open_subject(run, folder, asked.gold, asked.prompts, asked.device, say)
         if asked.coefficients:
-            forks.check_coefficients(subject)
+            forks.check_coefficients(subject, "--kl")
+        _check_each(subject, asked)
         # Refused before anything is spent.
         check_judges(subject, asked.rivals)
         recipes = {count: forks.reward_recipe(subject, count) for count in asked.comparisons}
@@ -91,10 +95,11 @@ def study(run: Path, out: Path | None, asked: Asked, say: Say = print) -> dict[s
             folder / "scores" / "gold.json", subject.gold_key, subject.tasks, drawn, subject.gold()
         )
         found["initial"] = {"gold": _mean(gold.mean(axis=1))}
-        for reward in _rewards(subject, folder, asked, recipes, say):
+        rewards = _rewards(subject, folder, asked, recipes, say)
+        for reward in rewards:
             found["best_of_n"].append(_best_of_n(subject, folder, reward, drawn, gold, say))
             _write(folder, found)
-        _add_rl(subject, folder, asked, found, say)
+        _add_rl(subject, folder, _policies(subject, folder, asked, rewards, say), found, say)
         _write(folder, found)
     return found
 
@@ -185,16 +190,20 @@ def _fitted(law: Law, points: Sequence[tuple[float, float]], initial: float) -> 
 # Reinforcement learning
 
 
-def _add_rl(subject: Subject, folder: Path, asked: Asked, found: dict[str, Any], say: Say) -> None:
-    """The curves of each policy, and the law that all of them together follow."""
+def _add_rl(
+    subject: Subject, folder: Path, policies: Iterable[Policy], found: dict[str, Any], say: Say
+) -> None:
+    """The curves of each policy, and the law that those follow which the run's own reward model
+    pays."""
     initial = found["initial"]["gold"][0]
     everything: list[tuple[float, float]] = []
-    for policy in _policies(subject, folder, asked, say):
-        path = folder / "scores" / f"policy-{policy.name.replace(' ', '-')}.json"
-        end = measured_end(subject, policy.stage, path, subject.reward, say)
+    for policy in policies:
+        path = folder / "scores" / f"policy-{re.sub(r'[^a-zA-Z0-9.]+', '-', policy.name)}.json"
+        end = measured_end(subject, policy.stage, path, policy.reward, say)
         points = read_iterations(policy.stage)
         gains = _gains(subject, points, initial)
-        everything += gains or [(end["kl"][0], end["gold"][0] - initial)]
+        if policy.reward == subject.reward:
+            everything += gains or [(end["kl"][0], end["gold"][0] - initial)]
         found["rl"].append(
             {
                 "name": policy.name,
@@ -216,24 +225,63 @@ def _gains(subject: Subject, points: Sequence[Point], initial: float) -> list[tu
     return [(each.kl, each.gold - initial) for each in points if each.gold is not None]
 
 
-def _policies(subject: Subject, folder: Path, asked: Asked, say: Say) -> list[Policy]:
-    """The run's own policy, where it has one, and one for each coefficient; trains what is missing.
+def _own_coefficient(subject: Subject) -> float | None:
+    """That of the run, where it has one that stays as it is."""
+    section = subject.recipe.rl
+    is_fixed = not section.kl_target and not learns_otherwise(section)
+    return section.kl_coefficient if is_fixed else None
+
+
+def _check_each(subject: Subject, asked: Asked) -> None:
+    """Refuses RL by each reward model where there is one alone, or no coefficient to train at.
+
+    Raises:
+        InputError: what to write instead.
+    """
+    if not asked.by_each:
+        return
+    forks.check_coefficients(subject, "--rl-by-each")
+    if not asked.comparisons and not asked.rivals:
+        raise InputError(
+            "--rl-by-each: the run's own reward model is the only one; add --comparisons "
+            "1000,4000 or --reward-model DIR"
+        )
+    if not asked.coefficients and not _own_coefficient(subject):
+        raise InputError(
+            f"--rl-by-each: {subject.run} has no KL coefficient that stays as it is; add --kl 0.05"
+        )
+
+
+def _policies(
+    subject: Subject, folder: Path, asked: Asked, rewards: Sequence[Reward], say: Say
+) -> list[Policy]:
+    """The run's own policy, where it has one, and one for each coefficient; with `by_each` those
+    of the other reward models too. Trains what is missing.
 
     Raises:
         InputError, MachineError, Interrupted: as any run.
     """
-    section = subject.recipe.rl
-    is_fixed = not section.kl_target and not learns_otherwise(section)
-    own = section.kl_coefficient if is_fixed else None
+    section, own = subject.recipe.rl, _own_coefficient(subject)
     finished = (subject.run / "rl" / "results.json").is_file()
     found = []
     if finished:
         name = f"KL {own:g}" if own is not None else section.algorithm
-        found.append(Policy(name, subject.run / "rl", own))
+        found.append(Policy(name, subject.run / "rl", own, subject.reward))
     for coefficient in asked.coefficients:
         if finished and coefficient == own:
             continue
         recipe = forks.rl_recipe(subject, coefficient)
         stage = forks.train(recipe, folder / "rl" / f"kl-{coefficient:g}", "rl", say)
-        found.append(Policy(f"KL {coefficient:g}", stage, coefficient))
+        found.append(Policy(f"KL {coefficient:g}", stage, coefficient, subject.reward))
+    if asked.by_each:
+        coefficients = dict.fromkeys([*([own] if own else []), *asked.coefficients])
+        for reward in rewards:
+            if reward.folder == subject.reward:
+                continue
+            mark = reward.comparisons or model_hash(reward.folder)[:8]
+            for coefficient in coefficients:
+                recipe = forks.rl_recipe(subject, coefficient, reward.folder)
+                stage = forks.train(recipe, folder / "rl" / f"kl-{coefficient:g}-{mark}", "rl", say)
+                name = f"KL {coefficient:g}, {reward.name}"
+                found.append(Policy(name, stage, coefficient, reward.folder))
     return sorted(found, key=lambda policy: -(policy.coefficient or 0))
