@@ -34,6 +34,14 @@ class Section(BaseModel):
         extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=()
     )
 
+    def changed(self) -> set[str]:
+        """The fields that are not as they are by default."""
+        return {
+            name
+            for name, field in type(self).model_fields.items()
+            if getattr(self, name) != field.get_default(call_default_factory=True)
+        }
+
 
 class DataSource(Section):
     """One source of pretraining text, where it needs more than a path.

@@ -172,12 +172,10 @@ def refuse_other_rows(recipe: Recipe) -> None:
 def faults(section: RL) -> list[str]:
     """What of these keys does not fit the algorithm, each with what to write instead."""
     found, name = [], section.algorithm
-    fields = type(section).model_fields
+    changed = section.changed()
 
     def given(keys: Iterable[str]) -> list[str]:
-        return [
-            key for key in keys if (value := getattr(section, key)) and value != fields[key].default
-        ]
+        return [key for key in keys if key in changed and getattr(section, key)]
 
     if section.preference is not None and not compares(section):
         found.append(

@@ -46,12 +46,12 @@ class RewardKind(Section):
     def _fits_its_objective(self) -> RewardKind:
         if self.objective == "bradley_terry":
             return self
+        changed = self.changed()
         for name in ("margin", "label_smoothing", "ties", "likelihood", "language_coefficient"):
-            value = getattr(self, name)
-            if value != type(self).model_fields[name].default:
+            if name in changed:
                 raise ValueError(
-                    f"{name}={value} is of objective=bradley_terry: leave it out, or leave out "
-                    f"objective={self.objective}"
+                    f"{name}={getattr(self, name)} is of objective=bradley_terry: leave it out, or "
+                    f"leave out objective={self.objective}"
                 )
         if self.heads and self.objective == "process":
             raise ValueError("heads are of whole answers: leave them out, or objective=process")
@@ -59,13 +59,13 @@ class RewardKind(Section):
 
     @model_validator(mode="after")
     def _is_read(self) -> RewardKind:
-        fields = type(self).model_fields
-        if self.objective == "regression" and self.centring != fields["centring"].default:
+        changed = self.changed()
+        if self.objective == "regression" and "centring" in changed:
             raise ValueError(
                 f"centring={self.centring:g} is of comparisons, whose scores have no zero of their "
                 "own; those of objective=regression are given: leave it out"
             )
-        if self.ensemble == 1 and self.caution != fields["caution"].default:
+        if self.ensemble == 1 and "caution" in changed:
             raise ValueError(
                 f"caution={self.caution:g} is of several models: write ensemble=4, or leave it out"
             )

@@ -336,8 +336,7 @@ class RL(Rollouts):
 
     def _unread(self) -> Iterator[str]:
         """Numbers that nothing would read."""
-        row, fields = self.row(), type(self).model_fields
-        given = {key for key, field in fields.items() if getattr(self, key) != field.default}
+        row, given = self.row(), self.changed()
         for key in _OF_A_CRITIC:
             if key in given and not row.needs_critic:
                 yield (
