@@ -73,7 +73,7 @@ class TabularPolicy(nn.Module):
     def __init__(self, world: World, logits: Tensor):
         super().__init__()
         self.world = world
-        self.config = SimpleNamespace(vocab_size=world.vocabulary)
+        self.config = SimpleNamespace(vocab_size=world.vocabulary, experts=0)
         self.table = nn.Parameter(logits.clone())
 
     def forward(self, tokens: Tensor, layout) -> Tensor:

@@ -144,6 +144,28 @@ def test_the_expected_gradient_is_that_of_the_penalised_reward(name, size, vocab
     assert expected.abs().max() > 1e-2
 
 
+# Of d = log(policy / reference), as they stand in the reward of each token.
+IN_THE_REWARD = {"k2": lambda d: d.square() / 2, "k3": lambda d: (-d).exp() - 1 + d}
+
+
+@pytest.mark.parametrize("estimator", IN_THE_REWARD)
+@pytest.mark.parametrize("name, size, vocabulary", [("ppo", 1, 8), ("rloo", 2, 3)])
+def test_another_estimator_in_the_reward_is_a_reward_like_any_other(
+    estimator, name, size, vocabulary
+):
+    """No divergence has this gradient: the penalty counts as it stands, and none flows through."""
+    world = World(vocabulary, 2)
+    policy = policy_of(world)
+    told = algorithm(name, kl="reward", kl_estimator=estimator, scale="none")
+    now = world.token_logprobs(policy.log_table())
+    distance = (now - world.token_logprobs(world.reference)).detach()
+    worth = world.rewards - BETA * IN_THE_REWARD[estimator](distance).sum(1)
+    expected = -gradient_of((now.sum(1).exp() * worth).sum(), policy) / DIVISORS.get(name, 2)
+    torch.testing.assert_close(expected_gradient(policy, told, size), expected, rtol=0, atol=1e-6)
+    other = expected_gradient(policy, replace(told, kl_estimator="k1"), size)
+    assert (other - expected).abs().max() > 1e-2
+
+
 @pytest.mark.parametrize(
     "name, size", [("ppo", 1), ("reinforce++", 1), ("reinforce++-baseline", 2)]
 )
