@@ -2,6 +2,7 @@
 
     python benchmarks/rl.py [--algorithms grpo rloo] [--rounds 8] [--steps 2] [--threads 2]
         [--prompts 8] [--group 4] [--new 64] [--json FILE] [--ours KEY=VALUE ...]
+    python benchmarks/rl.py --size 500m --device cuda [--algorithms grpo]
     python benchmarks/rl.py --split [--algorithms ppo ...]
 
 A step draws `--group` completions of `--new` tokens to each of `--prompts` prompts of 16 to 48
@@ -29,13 +30,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peers.fine_tuning import facts_of
+from peers.fine_tuning import at, facts_of
 from peers.ours import OurTraining, resolved
 from peers.rounds import Contender, Gate, Record, median_of, ratio_of_rounds, take_turns
 from peers.shapes import SIZES, Shape
 from peers.trl_rollouts import Asked, train
 from sft import write_start
 
+from fourstage.devices import CHOICES, resolve_device
 from fourstage.evaluation.responses import Response
 from fourstage.interchange import load_model
 from fourstage.model.actor_critic import ActorCritic
@@ -68,6 +70,7 @@ class Job:
 
     folder: Path
     asked: Asked
+    device: str
     overrides: Sequence[str] = ()
 
     def prompts(self) -> list[str]:
@@ -120,12 +123,15 @@ class Even(Judge):
 class Parts:
     """Seconds of each part of the steps since they were last taken."""
 
+    device: torch.device
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def of(self, name: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
         spent = time.perf_counter() - started
         self.seconds[name] = self.seconds.get(name, 0.0) + spent
 
@@ -138,7 +144,7 @@ class OurSteps:
     """Steps of our rl stage without its guards, logging and checkpoints."""
 
     def __init__(self, job: Job):
-        asked, device = job.asked, torch.device("cpu")
+        asked, device = job.asked, torch.device(job.device)
         policy = load_model(job.folder / "model")
         tokenizer: Any = Endless(Tokenizer.load(job.folder / "model"))
         recipe = resolved(load("own-text", overrides_of(job, policy)), device, model=policy.config)
@@ -146,6 +152,9 @@ class OurSteps:
         critic = policy.with_scalar_head(0) if section.needs_critic else None
         scorer = policy.with_scalar_head(1).requires_grad_(False) if critic else None
         reference = load_model(job.folder / "model").requires_grad_(False)
+        for model in (reference, scorer):
+            if model is not None:
+                model.to(device)
         players = Players(ActorCritic(policy, critic), reference, scorer)
         self.training = OurTraining(
             recipe, device, stage="rl", model=players.trained, objective=objective_of(section)
@@ -153,7 +162,8 @@ class OurSteps:
         tasks = [Task(prompt, "text") for prompt in job.prompts()]
         judge = Even(section, tokenizer, scorer)
         self.source = RolloutSource(players, tokenizer, tasks, section, 0, judge=judge)
-        self.parts, self.step_number, self.updates = Parts(), 0, self.source.updates
+        self.parts, self.step_number = Parts(device), 0
+        self.updates = self.source.updates
         self._time_rollouts()
         assert section.rollout_batch == asked.prompts * asked.group
 
@@ -205,7 +215,7 @@ def overrides_of(job: Job, policy: Transformer) -> list[str]:
 
 def play_ours(gate: Gate, job: Job) -> None:
     steps = OurSteps(job)
-    is_open = gate.enter(facts_of(steps.training.model))
+    is_open = at(gate, torch.device(job.device)).enter(facts_of(steps.training.model))
     steps.parts.take()
     while is_open:
         is_open = gate.passed(steps=1.0, **steps.step())
@@ -213,13 +223,15 @@ def play_ours(gate: Gate, job: Job) -> None:
 
 
 def play_trl(gate: Gate, job: Job) -> None:
+    at(gate, torch.device(job.device))
+
     def passed(**work: float) -> bool:
         return gate.passed(steps=1.0, **work)
 
     def begun(model: torch.nn.Module) -> bool:
         return gate.enter(facts_of(model))
 
-    train(job.asked, job.folder / "model", job.prompts(), reward, begun, passed)
+    train(job.asked, job.folder / "model", job.prompts(), reward, begun, passed, job.device)
     gate.leave({})
 
 
@@ -286,7 +298,8 @@ def show(asked: Asked, results: dict[str, Any], title: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--algorithms", nargs="+", choices=["grpo", "rloo", "ppo"])
-    parser.add_argument("--size", choices=["tiny", "3m", "30m"], default="3m")
+    parser.add_argument("--size", choices=["tiny", "3m", "30m", "500m"], default="3m")
+    parser.add_argument("--device", choices=CHOICES, default="auto")
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--group", type=int, default=4)
     parser.add_argument("--new", type=int, default=64)
@@ -304,6 +317,7 @@ def main() -> None:
         told = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
         os.environ.update(dict.fromkeys(told, str(given.threads)))
         torch.set_num_threads(given.threads)
+    device = str(resolve_device(given.device))
     found: dict[str, Any] = {}
     for algorithm in algorithms:
         shape = _SMALL if algorithm == "ppo" else SIZES[given.size]
@@ -311,9 +325,9 @@ def main() -> None:
         if algorithm == "ppo":
             asked = replace(asked, prompts=given.prompts * given.group, group=1)
         with tempfile.TemporaryDirectory() as folder:
-            job = Job(write_prompts(Path(folder), shape), asked, given.ours)
-            count = asked.prompts * asked.group
-            title = f"{count} completions of {asked.new} tokens, {torch.get_num_threads()} threads"
+            job = Job(write_prompts(Path(folder), shape), asked, device, given.ours)
+            count, threads = asked.prompts * asked.group, torch.get_num_threads()
+            title = f"{count} completions of {asked.new} tokens, {device}, {threads} threads"
             if given.split:
                 found[algorithm] = split(job, given.rounds)
                 show_split(asked, found[algorithm], title)

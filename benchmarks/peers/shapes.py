@@ -64,6 +64,8 @@ SIZES = {
     "124m": Shape(
         vocab_size=50304, width=768, layers=12, heads=12, context=2048, rows=16, tied=True
     ),
+    # Of a vocabulary that a small text fills; the blocks are those of half a billion parameters.
+    "500m": Shape(vocab_size=4096, width=1280, layers=24, heads=20, context=1024, rows=16),
     "1b": Shape(vocab_size=50304, width=2048, layers=16, heads=16, context=2048, rows=8),
 }
 

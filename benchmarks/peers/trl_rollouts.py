@@ -1,6 +1,6 @@
 """TRL's GRPOTrainer and RLOOTrainer with transformers' generation, one step at a time.
 
-The trainers are the package's own, on a CPU.
+The trainers are the package's own.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def train(
     reward: Callable[[Sequence[int]], float],
     begun: Callable[[torch.nn.Module], bool],
     passed: Callable[..., bool],
+    device: str = "cpu",
 ) -> None:
     """Trains the folder's model until `passed` says to stop.
 
@@ -81,8 +82,8 @@ def train(
             "beta": asked.beta,
             "weight_decay": 0.0,
             "adam_beta2": 0.999,
-            "bf16": False,
-            "use_cpu": True,
+            "bf16": device != "cpu",
+            "use_cpu": device == "cpu",
             "logging_steps": 1_000_000,
         }
         config = config_of(**settings(out, asked.prompts * asked.group, asked.rate, **told))
