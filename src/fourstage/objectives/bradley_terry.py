@@ -24,7 +24,8 @@ class BradleyTerry:
     the language term it offers `language_logits(hidden)`, for ties `tie` [1].
 
     `margins` [documents], where the batch has them, are read at the better document, `qualities`
-    are subtracted; either is multiplied by `margin`. Terms: `pairs`, `language`.
+    are subtracted; either is multiplied by `margin`. `offsets` [documents] are what is known of the
+    scores already: the module learns what to add to them. Terms: `pairs`, `language`.
 
     Args:
         smoothing: share of the labels that is taken for flipped.
@@ -57,6 +58,8 @@ class BradleyTerry:
         pairs = self._compared(micro)
         hidden = module(micro.tokens, micro.layout)
         scores = scores_of(module, hidden[micro.last_cells], micro)
+        if "offsets" in micro.documents:
+            scores = scores + micro.documents["offsets"].to(scores.dtype)
         better, worse = scores[pairs.better], scores[pairs.worse]
         margins = self._margins(micro, pairs)
         loss = self._loss(module, better, worse, margins, pairs)

@@ -175,7 +175,12 @@ def _passes(recipe: Recipe, stage: str, rows: RowTokens) -> Work:
         updates = steps * reward.ensemble
         answers = (reward.pairs_per_step or 0) * reward.rows_together
         tokens = updates * answers * rows.compared
-        return Work(trained_scalar=tokens, document_tokens=rows.compared, updates=updates)
+        return Work(
+            trained_scalar=tokens,
+            scored=tokens if reward.likelihood else 0.0,
+            document_tokens=rows.compared,
+            updates=updates,
+        )
     if stage != "rl":
         length = rows.document if stage == "pretrain" else rows.demonstration
         tokens = steps * (section.batch_tokens or 0)
@@ -269,9 +274,10 @@ def _of_reward(recipe: Recipe, rows: RowTokens, held_out: int | None) -> Work:
     read += reward.ensemble * 2 * _REFERENCES if reward.ensemble > 1 else 0
     language = 0
     if reward.likelihood:
-        # The weight is fitted on comparisons that all read, and there is a scale anew.
+        # The weight is fitted on comparisons, once before there is a score and once on what all
+        # read, and there is a scale anew; what is watched has offsets.
         fitted = 2 * min(_FITTED, recipe.data.comparisons or _FITTED)
-        language = fitted + whole
+        language = 2 * fitted + whole + reward.ensemble * watched
         read += reward.ensemble * (fitted + 2 * _REFERENCES)
     return Work(
         scored=language * rows.compared,

@@ -48,10 +48,10 @@ def frozen_models(recipe: Recipe, stage: str, device: str = "cpu") -> int:
 
     Of `rl` the reward model, with all that it is made of, one that watches, and the reference,
     which an adapter's policy is. Of `reward` the chat model and members trained before: while one
-    is trained they wait in the memory of the CPU.
+    is trained they wait in the memory of the CPU, but for a chat model whose likelihoods count.
     """
     if stage == "reward":
-        return recipe.reward.ensemble if device == "cpu" else 0
+        return recipe.reward.ensemble if device == "cpu" else int(recipe.reward.likelihood)
     if stage != "rl":
         return 0
     rl = recipe.rl

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fourstage.data.comparing import Elements
+from fourstage.data.batch import Batch
+from fourstage.data.comparing import Elements, RewardSource
+from fourstage.data.sources import PairSource
 from fourstage.data.store import Store
 from fourstage.evaluation.alignment import reward_rows
 from fourstage.evaluation.estimates import Numbers
@@ -21,6 +23,7 @@ from fourstage.model.heads import Heads, fold_heads
 from fourstage.model.layout import Layout
 from fourstage.model.transformer import Transformer
 from fourstage.objectives.comparison_losses import Ties, tie_start
+from fourstage.parallel.group import Group
 from fourstage.stages.context import StageContext
 from fourstage.stages.datafiles import reference_rows
 
@@ -162,10 +165,10 @@ def fold(model: Transformer, weights: dict[str, float], numbers: Numbers) -> Hea
 
 
 def chat_models_opinion(
-    scorer: Scorer, language: Transformer, tokenizer: Tokenizer, store: Store
+    scorer: Scorer | None, language: Transformer, tokenizer: Tokenizer, store: Store
 ) -> Opinion:
-    """What the least log-probability of an answer counts beside its score, fitted on training
-    comparisons."""
+    """What the least log-probability of an answer counts beside its score, or without one by
+    itself, fitted on training comparisons."""
     elements = Elements(store)
     rows, better, worse = [], [], []
     for number in range(min(_FITTED, len(elements))):
@@ -177,5 +180,52 @@ def chat_models_opinion(
                 better.append(len(rows) + ordered[0])
                 worse.append(len(rows) + ordered[1])
         rows += [store[row].tokens.tolist() for row in found]
-    scores, least = raw_scores(scorer, rows), least_of_rows(language, Turn.of(tokenizer), rows)
+    scores = np.zeros(len(rows)) if scorer is None else raw_scores(scorer, rows)
+    least = least_of_rows(language, Turn.of(tokenizer), rows)
     return fit_opinion(scores, least, better, worse)
+
+
+class Offsets:
+    """Gives the documents of a batch what the chat model's opinion of them adds to their scores, as
+    `offsets`.
+
+    A reward model that is trained without them learns from comparisons half of which rightness
+    decides, which it hardly sees: what it does see then counts for less in it than it should, as
+    any effect does in logistic regression where a strong one is left out.
+
+    Args:
+        group: processes that each read a part.
+    """
+
+    def __init__(self, language: Transformer, turn: Turn, opinion: Opinion, group: Group):
+        self.language, self.turn, self.opinion, self.group = language, turn, opinion, group
+
+    def __call__(self, batch: Batch) -> Batch:
+        rows = [row.tolist() for row in batch.tokens.split(list(batch.lengths))]
+        least = least_of_rows(self.language, self.turn, self.group.share(rows))
+        held = self.opinion.weight * least.clip(self.opinion.floor, self.opinion.ceiling)
+        own = list(torch.from_numpy(held).float().split(1))
+        batch.documents["offsets"] = torch.cat(self.group.collect(own, len(rows)))
+        return batch
+
+
+class WithOffsets:
+    """A source whose batches have `Offsets`; the chat model is frozen, so a batch is still a
+    function of its step."""
+
+    def __init__(self, source: PairSource | RewardSource, offsets: Offsets):
+        self.source, self.offsets = source, offsets
+
+    @property
+    def most_cells(self) -> int:
+        """Cells that no batch has more of."""
+        return self.source.most_cells
+
+    def batch(self, step: int) -> Batch:
+        return self.offsets(self.source.batch(step))
+
+    def state(self) -> dict[str, Any]:
+        return self.source.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.source.restore(state)

@@ -8,7 +8,7 @@ scores rest on. With `reward.ensemble` it is several, of which all but the first
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ from fourstage.model.transformer import Transformer
 from fourstage.objectives.bradley_terry import BradleyTerry
 from fourstage.objectives.judged import Judged, StepJudged
 from fourstage.objectives.objective import Objective
+from fourstage.parallel.group import Group
 from fourstage.precision import autocast
 from fourstage.randomness import seed_for
 from fourstage.recipe.rewarding import RewardKind
@@ -61,7 +62,9 @@ from fourstage.stages.context import StageContext
 from fourstage.stages.datafiles import held_out_pairs
 from fourstage.stages.judges import (
     Judge,
+    Offsets,
     References,
+    WithOffsets,
     chat_models_opinion,
     fold,
     judge_of,
@@ -69,6 +72,7 @@ from fourstage.stages.judges import (
     settle,
 )
 from fourstage.stages.models import aside, results, save, starting_model
+from fourstage.training.contracts import Source
 from fourstage.training.counts import TrainResult
 from fourstage.training.guards import GuardFailed, documents_do_not_leak
 from fourstage.training.metrics import add_metrics
@@ -98,10 +102,11 @@ def run(context: StageContext) -> dict[str, Any]:
         )
     chat_model = starting_model(context)
     references = References(context, chat_model)
+    opinion = _opinion_alone(context, chat_model) if section.likelihood else None
     members: list[Member] = []
     for number in range(section.ensemble):
         with aside(context.device, *(member.model for member in members)):
-            members.append(train_member(context, chat_model, references, number))
+            members.append(train_member(context, chat_model, references, number, opinion))
     model, numbers = members[0].model, Numbers().update(members[0].numbers)
     scorer: Transformer | Ensemble = model
     if len(members) > 1:
@@ -129,15 +134,25 @@ def _with_likelihood(
     """The scorer beside the chat model's own opinion of an answer, with a zero and unit anew."""
     fitted = context.measure("likelihood", lambda: _opinion(context, scorer, chat_model))
     # A process that did not measure scores nothing.
-    told = {name: fitted.metrics.get(f"likelihood_{name}", 0.0) for name in LIKELIHOOD_NUMBERS}
-    judge = WithLikelihood(scorer, chat_model, Turn.of(context.tokenizer), Opinion(**told))
+    opinion = _told(fitted.metrics)
+    judge = WithLikelihood(scorer, chat_model, Turn.of(context.tokenizer), opinion)
     numbers.update(fitted)
     numbers.update(context.measure("likelihood_scale", lambda: scale(judge, references)))
     settle(judge, numbers)
     return judge
 
 
-def _opinion(context: StageContext, scorer: Scorer, chat_model: Transformer) -> Numbers:
+def _opinion_alone(context: StageContext, chat_model: Transformer) -> Opinion:
+    """What a scorer is trained beside: the same on all processes, though one of them fits it."""
+    fitted = context.measure("likelihood_alone", lambda: _opinion(context, None, chat_model))
+    return _told(context.group.tell(fitted.metrics))
+
+
+def _told(numbers: Mapping[str, float]) -> Opinion:
+    return Opinion(**{name: numbers.get(f"likelihood_{name}", 0.0) for name in LIKELIHOOD_NUMBERS})
+
+
+def _opinion(context: StageContext, scorer: Scorer | None, chat_model: Transformer) -> Numbers:
     store = Store.open(context.data / "reward" / "train")
     opinion = chat_models_opinion(scorer, chat_model, context.tokenizer, store)
     numbers = Numbers()
@@ -147,9 +162,16 @@ def _opinion(context: StageContext, scorer: Scorer, chat_model: Transformer) -> 
 
 
 def train_member(
-    context: StageContext, chat_model: Transformer, references: References, number: int
+    context: StageContext,
+    chat_model: Transformer,
+    references: References,
+    number: int,
+    opinion: Opinion | None = None,
 ) -> Member:
-    """Member `number` of the ensemble; the first is all there is, unless more are asked for."""
+    """Member `number` of the ensemble; the first is all there is, unless more are asked for.
+
+    With the chat model's `opinion` it learns what to add to that.
+    """
     section, seed = context.section, context.seed
     if number:
         context, seed = of_member(context, number), seed_for(seed, "member", number)
@@ -166,13 +188,20 @@ def train_member(
         module.head.requires_grad_(False)
     scales = label_scales(store, names) if section.objective == "regression" else {}
     objective = objective_of(section)
-    with aside(context.device, chat_model):
+    source: Source = reward_source(store, section.pairs_per_step, seed, names, scales)
+    alone, waiting = None, [chat_model]
+    if opinion is not None:
+        turn, waiting = Turn.of(context.tokenizer), []
+        source = WithOffsets(source, Offsets(chat_model, turn, opinion, context.group))
+        # Only the process that writes watches.
+        alone = Offsets(chat_model, turn, opinion, Group(device=context.device))
+    with aside(context.device, *waiting):
         trained = context.train(
             module,
             objective,
-            reward_source(store, section.pairs_per_step, seed, names, scales),
+            source,
             guards=[ends_in(context.tokenizer.reward), documents_do_not_leak()],
-            validate=lambda: watch(module, objective, held_out, names, scales),
+            validate=lambda: watch(module, objective, held_out, names, scales, alone),
             seed=seed,
         )
     numbers = context.measure(
@@ -227,11 +256,14 @@ def watch(
     store: Store,
     heads: Sequence[str] = (),
     scales: Scales | None = None,
+    offsets: Offsets | None = None,
 ) -> dict[str, float]:
     """Loss and accuracy on some held-out elements, by their labels."""
     elements = Elements(store)
     chosen = list(range(min(_WATCHED, len(elements))))
     batch = reward_batch(elements, chosen, heads, scales)
+    if offsets is not None:
+        batch = offsets(batch)
     device, sums = device_of(module), {}
     for micro in batch.split(_CELLS):
         with autocast(device):
