@@ -116,6 +116,25 @@ def test_a_ranking_is_the_mean_over_all_its_pairs(margin, smoothing):
     assert_same_update(update(objective, model, [batch], batch), expected, 1e-10)
 
 
+def offset_batch() -> Batch:
+    batch = ranked_batch()
+    drawn = torch.Generator().manual_seed(5)
+    batch.documents["offsets"] = 2 * torch.randn(sum(SIZES), generator=drawn, dtype=torch.float64)
+    return batch
+
+
+@pytest.mark.parametrize("margin", [0.0, 1.0])
+def test_offsets_are_scores_that_are_known_already(margin):
+    """Their difference is a lead that an answer has before the module says anything."""
+    model, batch = tiny_model("scalar"), offset_batch()
+    objective = BradleyTerry(0.0, margin=margin)
+    found = update(objective, model, [batch], batch)
+    known = batch.documents.pop("offsets")
+    assert abs(found[0] - update(objective, model, [batch], batch)[0]) > 0.1
+    batch.documents["qualities"] = margin * batch.documents["qualities"] - known
+    assert_same_update(update(BradleyTerry(0.0, margin=1.0), model, [batch], batch), found, 1e-10)
+
+
 def test_a_pair_is_a_ranking_of_two():
     model, pairs = tiny_model("scalar"), pair_batch()
     del pairs.documents["margins"]
@@ -267,6 +286,7 @@ def test_steps_equal_the_token_classification_of_transformers():
 
 CASES = {
     "rankings": (lambda: BradleyTerry(0.01), lambda: tiny_model("scalar"), ranked_batch),
+    "offset": (lambda: BradleyTerry(0.01), lambda: tiny_model("scalar"), offset_batch),
     "smoothed": (
         lambda: BradleyTerry(smoothing=0.1),
         lambda: tiny_model("scalar"),

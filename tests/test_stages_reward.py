@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from fourstage.data.comparing import reward_source
 from fourstage.data.store import Store
 from fourstage.errors import InputError
+from fourstage.evaluation.likelihood import Opinion, Turn, least_of_rows
 from fourstage.evaluation.scoring import raw_scores
 from fourstage.files import read_json, sha256_file, sha256_folder
 from fourstage.interchange import load_model, peft
@@ -22,6 +24,9 @@ from fourstage.interchange.rewards import (
     read_heads,
 )
 from fourstage.interchange.weights import read_tensors
+from fourstage.parallel.group import Group
+from fourstage.stages.judges import Offsets, WithOffsets
+from fourstage.tokenizer import Tokenizer
 from pipeline_support import go, results, tiny, whole_run
 
 QUICK = ("reward.validate_every=3", "reward.sample_every=0", "reward.checkpoint_every=0")
@@ -159,24 +164,80 @@ def test_likelihoods_count_beside_the_score_in_the_folder_and_in_reinforcement_l
     assert "proxy_reward" in results(run, "rl")["metrics"]
 
 
-def test_an_ensemble_ends_with_the_same_bits_when_its_members_were_cut_off(run, monkeypatch):
+def test_offsets_are_what_the_chat_model_adds_to_each_document(run):
+    tokenizer, language = Tokenizer.load(run / "tokenizer"), load_model(run / "sft" / "model")
+    store, turn = Store.open(run / "data" / "reward" / "train"), Turn.of(tokenizer)
+    least = least_of_rows(language, turn, [store[index].tokens.tolist() for index in range(16)])
+    low, high = np.quantile(least, [0.25, 0.75]).tolist()
+    opinion = Opinion(weight=0.7, floor=low, ceiling=high)
+    plain = reward_source(store, 8, 0)
+    source = WithOffsets(plain, Offsets(language, turn, opinion, Group()))
+    assert source.most_cells == plain.most_cells and source.state() == {}
+    batch, bare = source.batch(3), plain.batch(3)
+    assert torch.equal(batch.tokens, bare.tokens) and "offsets" not in bare.documents
+    rows = [row.tolist() for row in bare.tokens.split(list(bare.lengths))]
+    expected = 0.7 * least_of_rows(language, turn, rows).clip(low, high)
+    np.testing.assert_allclose(batch.documents["offsets"].numpy(), expected, atol=1e-5)
+    assert len(set(np.round(expected, 4).tolist())) > 4
+    # Rows of the two processes, put together as they were dealt out.
+    halves = [expected[0::2], expected[1::2]]
+    for rank in (0, 1):
+        part = Offsets(language, turn, opinion, Half(rank, halves))
+        found = part(plain.batch(3)).documents["offsets"]
+        np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+
+
+class Half(Group):
+    """One of two processes, of which the other has said its part."""
+
+    def __init__(self, rank: int, halves: list[np.ndarray]):
+        super().__init__(rank, 2)
+        self.halves = halves
+
+    def collect(self, mine, count, dtype=torch.float32):
+        assert len(mine) == len(self.halves[self.rank])
+        both = [torch.tensor(half, dtype=dtype) for half in self.halves]
+        both[self.rank] = torch.cat(list(mine))
+        return [both[index % 2][index // 2].view(1) for index in range(count)]
+
+
+def test_a_scorer_is_trained_beside_the_chat_models_opinion(run, monkeypatch):
+    from fourstage.stages import judges
+
+    def scores(likelihood: str, weight: float = 0.0) -> dict[str, torch.Tensor]:
+        shutil.rmtree(run / "reward", ignore_errors=True)
+        opinion = Opinion(weight, floor=-16.0, ceiling=0.0)
+        monkeypatch.setattr(judges, "fit_opinion", lambda *of_these: opinion)
+        rewarded(run, f"reward.likelihood={likelihood}")
+        return read_tensors(run / "reward" / "model" / "model.safetensors")
+
+    without, none, some = scores("false"), scores("true"), scores("true", 0.5)
+    assert all(torch.equal(none[name], without[name]) for name in without)
+    assert any(not torch.equal(some[name], without[name]) for name in without)
+
+
+@pytest.mark.parametrize("likelihood", ["false", "true"])
+def test_an_ensemble_ends_with_the_same_bits_when_its_members_were_cut_off(
+    run, monkeypatch, likelihood
+):
     from fourstage.stages import reward
 
-    rewarded(run, "reward.ensemble=2")
+    asked = ("reward.ensemble=2", f"reward.likelihood={likelihood}")
+    rewarded(run, *asked)
     whole = sha256_folder(run / "reward" / "model")
     shutil.rmtree(run / "reward")
     real = reward.train_member
 
-    def cut_off(context, chat_model, references, number):
+    def cut_off(context, chat_model, references, number, opinion):
         if number == 1:
             raise RuntimeError("the power went")
-        return real(context, chat_model, references, number)
+        return real(context, chat_model, references, number, opinion)
 
     with monkeypatch.context() as patch:
         patch.setattr(reward, "train_member", cut_off)
         with pytest.raises(RuntimeError, match="the power went"):
-            rewarded(run, "reward.ensemble=2")
-    rewarded(run, "reward.ensemble=2")
+            rewarded(run, *asked)
+    rewarded(run, *asked)
     assert sha256_folder(run / "reward" / "model") == whole
 
 
