@@ -16,7 +16,7 @@ from fourstage.evaluation.calibration import (
     reliability,
 )
 from fourstage.evaluation.preferences import accuracy_by, accuracy_table, pair_accuracy
-from fourstage.evaluation.resting import partial_correlation, rests_on
+from fourstage.evaluation.resting import added_variance, partial_correlation, rests_on
 from fourstage.worlds import calibration as world
 
 
@@ -45,14 +45,33 @@ def judged_by(monkeypatch, score) -> dict:
 def test_length_explains_nothing_of_a_model_that_scores_by_gold(monkeypatch):
     metrics = judged_by(monkeypatch, lambda row, gold: 8 * gold)
     assert abs(metrics["score_length_beyond_gold"]) < 1e-6
+    assert metrics["score_variance_by_length"] < 1e-9
     # Better answers are longer here, so that without gold length would be accused.
     assert metrics["score_length_within_pairs"] > 0.1
     assert metrics["calibration_error"] < 1e-6
 
 
+def test_the_variance_that_length_adds_is_that_of_both_fits():
+    rng = drawn(500)
+    gold, length = rng.normal(size=500), rng.normal(size=500)
+    score = gold + 0.5 * length + 0.1 * rng.normal(size=500)
+    columns = np.stack([gold, length], 1)
+    both = np.linalg.solve(columns.T @ columns, columns.T @ score)
+    one = (gold @ score) / (gold @ gold)
+    squares = [np.square(score - fitted).sum() for fitted in (one * gold, columns @ both)]
+    expected = (squares[0] - squares[1]) / np.square(score).sum()
+    assert added_variance(score, length, gold) == pytest.approx(expected, abs=1e-12)
+    assert 0.1 < expected < 0.3
+    assert added_variance(gold, length, gold) == 0.0
+
+
 def test_a_model_that_counts_tokens_is_accused(monkeypatch):
     metrics = judged_by(monkeypatch, lambda row, gold: 8 * gold + 0.1 * len(row))
     assert metrics["score_length_beyond_gold"] > 0.99
+    # Tokens add to a score that gold explains nearly whole.
+    little = judged_by(monkeypatch, lambda row, gold: 8 * gold + 0.01 * len(row))
+    assert little["score_length_beyond_gold"] > 0.99
+    assert 0 < little["score_variance_by_length"] < 0.01 < metrics["score_variance_by_length"]
     counted = judged_by(monkeypatch, lambda row, gold: len(row))
     assert counted["longer_better_accuracy"] == 1
     assert counted["shorter_better_accuracy"] == 0

@@ -84,12 +84,16 @@ def rests_on(
 
     Returns:
         `score_length_within_pairs`, `score_format_within_pairs/feature`; where gold is known also
-        `score_length_beyond_gold`, `score_format_beyond_gold/feature`. A feature in which no two
-        answers differ is left out.
+        `score_length_beyond_gold`, `score_format_beyond_gold/feature`, and
+        `score_variance_by_length`, the share of all variance of differences of scores that length
+        explains beyond gold: of a score that gold explains nearly whole, a correlation with the
+        rest is one with next to nothing. A feature in which no two answers differ is left out.
     """
     numbers, by = Numbers(), scores[:, 0] - scores[:, 1]
     known = None if golds is None else golds[:, 0] - golds[:, 1]
     found = {"length": lengths[:, 0] - lengths[:, 1]}
+    if known is not None and by.any() and found["length"].any():
+        numbers.add("score_variance_by_length", added_variance(by, found["length"], known))
     for name, count in FORMAT.items():
         found[f"format/{name}"] = np.array([count(a) - count(b) for a, b in texts], np.float64)
     for name, difference in found.items():
@@ -99,6 +103,22 @@ def rests_on(
         if known is not None:
             _add(numbers, f"score_{kind}_beyond_gold{ending}", by, difference, known)
     return numbers
+
+
+def added_variance(first: np.ndarray, second: np.ndarray, given: np.ndarray) -> float:
+    """The share of `first`'s squares that `second` explains beside `given`, in [0, 1].
+
+    `R^2(given, second) - R^2(given)` of least squares through the origin: which of a pair comes
+    first is arbitrary.
+    """
+
+    def left(*columns: np.ndarray) -> float:
+        known = np.stack(columns, 1)
+        fitted = known @ np.linalg.lstsq(known, first, rcond=None)[0]
+        return float(np.square(first - fitted).sum())
+
+    gained = left(given) - left(given, second)
+    return max(0.0, gained / float(np.square(first).sum()))
 
 
 def _add(
