@@ -176,7 +176,7 @@ def test_offsets_are_what_the_chat_model_adds_to_each_document(run):
     batch, bare = source.batch(3), plain.batch(3)
     assert torch.equal(batch.tokens, bare.tokens) and "offsets" not in bare.documents
     rows = [row.tolist() for row in bare.tokens.split(list(bare.lengths))]
-    expected = 0.7 * least_of_rows(language, turn, rows).clip(low, high)
+    expected = 0.7 * (least_of_rows(language, turn, rows).clip(low, high) - high)
     np.testing.assert_allclose(batch.documents["offsets"].numpy(), expected, atol=1e-5)
     assert len(set(np.round(expected, 4).tolist())) > 4
     # Rows of the two processes, put together as they were dealt out.

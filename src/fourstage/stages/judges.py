@@ -187,7 +187,8 @@ def chat_models_opinion(
 
 class Offsets:
     """Gives the documents of a batch what the chat model's opinion of them adds to their scores, as
-    `offsets`.
+    `offsets`: 0 of an answer without a mistake, so that the score of one stays near 0, where the
+    values of a critic begin that is made from it.
 
     A reward model that is trained without them learns from comparisons half of which rightness
     decides, which it hardly sees: what it does see then counts for less in it than it should, as
@@ -203,7 +204,8 @@ class Offsets:
     def __call__(self, batch: Batch) -> Batch:
         rows = [row.tolist() for row in batch.tokens.split(list(batch.lengths))]
         least = least_of_rows(self.language, self.turn, self.group.share(rows))
-        held = self.opinion.weight * least.clip(self.opinion.floor, self.opinion.ceiling)
+        told = self.opinion
+        held = told.weight * (least.clip(told.floor, told.ceiling) - told.ceiling)
         own = list(torch.from_numpy(held).float().split(1))
         batch.documents["offsets"] = torch.cat(self.group.collect(own, len(rows)))
         return batch
