@@ -62,7 +62,7 @@ def test_the_variance_that_length_adds_is_that_of_both_fits():
     expected = (squares[0] - squares[1]) / np.square(score).sum()
     assert added_variance(score, length, gold) == pytest.approx(expected, abs=1e-12)
     assert 0.1 < expected < 0.3
-    assert added_variance(gold, length, gold) == 0.0
+    assert added_variance(gold, length, gold) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_a_model_that_counts_tokens_is_accused(monkeypatch):

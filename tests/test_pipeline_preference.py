@@ -235,6 +235,16 @@ def test_the_plan_counts_every_pass_that_a_score_takes():
     assert several.scored_scalar > 3 * plain.scored_scalar and several.scored > 0 == plain.scored
 
 
+@pytest.mark.parametrize("likelihood", [False, True])
+def test_the_plan_counts_the_chat_model_that_a_score_is_trained_beside(likelihood):
+    told = f"reward.likelihood={str(likelihood).lower()}"
+    recipe = resolve(load("quickstart", [told]))[0]
+    work = training_work(recipe, "reward", row_tokens(recipe))
+    assert work.trained_scalar > 0
+    assert work.scored == (work.trained_scalar if likelihood else 0)
+    assert frozen_models(recipe, "reward", "cuda") == int(likelihood)
+
+
 def test_text_that_nothing_prepares_is_not_mixed_in():
     mixed = ("rl.pretraining_mix=0.5", "rl.from=elsewhere")
     tiny(*mixed).require_data()

@@ -211,7 +211,17 @@ def test_a_scorer_is_trained_beside_the_chat_models_opinion(run, monkeypatch):
         rewarded(run, f"reward.likelihood={likelihood}")
         return read_tensors(run / "reward" / "model" / "model.safetensors")
 
-    without, none, some = scores("false"), scores("true"), scores("true", 0.5)
+    def watched() -> float:
+        rows = (run / "reward" / "metrics.jsonl").read_text().splitlines()
+        return next(told for row in rows if (told := json.loads(row).get("validation_loss")))
+
+    without, before = scores("false"), watched()
+    none, same = scores("true"), watched()
+    some, other = scores("true", 0.5), watched()
+    assert before == same != other
+    told = results(run, "reward")["metrics"]
+    found = [told[f"likelihood_alone_{name}"] for name in ("weight", "floor", "ceiling")]
+    assert found == [0.5, -16.0, 0.0]
     assert all(torch.equal(none[name], without[name]) for name in without)
     assert any(not torch.equal(some[name], without[name]) for name in without)
 

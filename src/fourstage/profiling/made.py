@@ -16,6 +16,7 @@ from fourstage.data.batch import Batch, Example
 from fourstage.data.sources import DocumentSource, ExampleSource, PairSource
 from fourstage.data.store import Store, write_store
 from fourstage.errors import InputError
+from fourstage.evaluation.likelihood import Opinion, Turn
 from fourstage.evaluation.responses import Response
 from fourstage.generation.engine import Engine
 from fourstage.generation.sampling import Sampling
@@ -34,6 +35,7 @@ from fourstage.recipe.preference import learns_otherwise
 from fourstage.rewards.total import Judged
 from fourstage.stages.drawing import Drawer
 from fourstage.stages.episodes import Players
+from fourstage.stages.judges import Offsets, WithOffsets
 from fourstage.stages.judging import Judge
 from fourstage.stages.models import frozen
 from fourstage.stages.policy import objective_of
@@ -44,6 +46,8 @@ from fourstage.training.contracts import Source
 # Batches of rows that are made up; later ones read the same rows in another order.
 _BATCHES = 4
 _MOST_CELLS = 2_000_000
+# Tokens that stand for the beginning and the end of an answer.
+_OPENING, _END = 0, 1
 
 
 @dataclass
@@ -92,8 +96,12 @@ def made(
         pairs = section.pairs_per_step
         examples = _pairs(config, rows.compared, _BATCHES * pairs)
         store = write_store(folder / "rows", examples, vocab_size=config.vocab_size)
-        objective = BradleyTerry(section.centring)
-        return Made(model, objective, PairSource(store, pairs, seed))
+        objective, source = BradleyTerry(section.centring), PairSource(store, pairs, seed)
+        if not section.likelihood:
+            return Made(model, objective, source)
+        language = frozen(Transformer(config).initialise(seed).to(device))
+        offsets = Offsets(language, Turn(_OPENING, 1, _END), Opinion(1.0, -8.0, -5.0), Group())
+        return Made(model, objective, WithOffsets(source, offsets), [language])
     cells = min(_MOST_CELLS, _BATCHES * section.batch_tokens)
     if stage == "sft":
         share = rows.response / (rows.prompt + rows.response)
@@ -128,10 +136,13 @@ def _rows(
 
 
 def _pairs(config: ModelConfig, length: float, pairs: int) -> Iterator[Example]:
+    """Rows of which the second half is an answer."""
     random = numpy_generator(0, "bench", "pairs")
     for _ in range(2 * pairs):
         size = _length(random, length, config.context)
-        yield Example(random.integers(config.vocab_size, size=size))
+        tokens = random.integers(_END + 1, config.vocab_size, size=size)
+        tokens[size // 2], tokens[-1] = _OPENING, _END
+        yield Example(tokens)
 
 
 def _length(random: np.random.Generator, mean: float, most: int) -> int:

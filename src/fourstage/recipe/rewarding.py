@@ -28,8 +28,8 @@ class RewardKind(Section):
         ensemble: models that differ by the seed of their heads and the order of the data.
         caution: standard deviations over them that are taken off their mean.
         likelihood: whether the chat model's own log-probability of an answer's least likely token
-            counts beside the score, which learns what to add to it; its weight is fitted on the
-            comparisons.
+            counts beside the score, which learns what to add to it; its weight is that of a
+            logistic regression on the comparisons, one for all heads.
     """
 
     objective: Literal["bradley_terry", "regression", "binary", "process"] = "bradley_terry"

@@ -143,6 +143,19 @@ class StageContext:
         self.clock.write()
         return numbers
 
+    def decided(self, name: str, decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """A JSON value that training goes by, the same on all processes.
+
+        The one that writes decides it, once: a resumed run reads it back.
+        """
+        path, told = self.folder / f"{name}.json", None
+        if self.group.writes:
+            if not path.exists():
+                write_json(path, decide())
+                self.clock.write()
+            told = read_json(path)
+        return self.group.tell(told)
+
     def chat(self, model: Transformer) -> Chat:
         """The model ready to respond, with the longest response the run allows."""
         longest = self.recipe.rl.max_new_tokens or model.config.context // 4

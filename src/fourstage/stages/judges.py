@@ -187,8 +187,8 @@ def chat_models_opinion(
 
 class Offsets:
     """Gives the documents of a batch what the chat model's opinion of them adds to their scores, as
-    `offsets`: 0 of an answer without a mistake, so that the score of one stays near 0, where the
-    values of a critic begin that is made from it.
+    `offsets`: 0 of an answer without a mistake, so that its score by itself is not far from the
+    reward, where the values of a critic begin that is made from it.
 
     A reward model that is trained without them learns from comparisons half of which rightness
     decides, which it hardly sees: what it does see then counts for less in it than it should, as

@@ -8,8 +8,8 @@ scores rest on. With `reward.ensemble` it is several, of which all but the first
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,9 @@ def run(context: StageContext) -> dict[str, Any]:
         with aside(context.device, *(member.model for member in members)):
             members.append(train_member(context, chat_model, references, number, opinion))
     model, numbers = members[0].model, Numbers().update(members[0].numbers)
+    if opinion is not None:
+        for name in ("weight", "floor", "ceiling"):
+            numbers.add(f"likelihood_alone_{name}", getattr(opinion, name))
     scorer: Transformer | Ensemble = model
     if len(members) > 1:
         scorer = Ensemble([member.model for member in members], section.caution)
@@ -134,8 +137,8 @@ def _with_likelihood(
     """The scorer beside the chat model's own opinion of an answer, with a zero and unit anew."""
     fitted = context.measure("likelihood", lambda: _opinion(context, scorer, chat_model))
     # A process that did not measure scores nothing.
-    opinion = _told(fitted.metrics)
-    judge = WithLikelihood(scorer, chat_model, Turn.of(context.tokenizer), opinion)
+    told = {name: fitted.metrics.get(f"likelihood_{name}", 0.0) for name in LIKELIHOOD_NUMBERS}
+    judge = WithLikelihood(scorer, chat_model, Turn.of(context.tokenizer), Opinion(**told))
     numbers.update(fitted)
     numbers.update(context.measure("likelihood_scale", lambda: scale(judge, references)))
     settle(judge, numbers)
@@ -143,20 +146,20 @@ def _with_likelihood(
 
 
 def _opinion_alone(context: StageContext, chat_model: Transformer) -> Opinion:
-    """What a scorer is trained beside: the same on all processes, though one of them fits it."""
-    fitted = context.measure("likelihood_alone", lambda: _opinion(context, None, chat_model))
-    return _told(context.group.tell(fitted.metrics))
+    """What a scorer is trained beside."""
+    store = Store.open(context.data / "reward" / "train")
+
+    def fit() -> dict[str, float]:
+        return asdict(chat_models_opinion(None, chat_model, context.tokenizer, store))
+
+    return Opinion(**context.decided("opinion", fit))
 
 
-def _told(numbers: Mapping[str, float]) -> Opinion:
-    return Opinion(**{name: numbers.get(f"likelihood_{name}", 0.0) for name in LIKELIHOOD_NUMBERS})
-
-
-def _opinion(context: StageContext, scorer: Scorer | None, chat_model: Transformer) -> Numbers:
+def _opinion(context: StageContext, scorer: Scorer, chat_model: Transformer) -> Numbers:
     store = Store.open(context.data / "reward" / "train")
     opinion = chat_models_opinion(scorer, chat_model, context.tokenizer, store)
     numbers = Numbers()
-    for name, value in dataclasses.asdict(opinion).items():
+    for name, value in asdict(opinion).items():
         numbers.add(f"likelihood_{name}", value)
     return numbers
 
@@ -190,7 +193,7 @@ def train_member(
     objective = objective_of(section)
     source: Source = reward_source(store, section.pairs_per_step, seed, names, scales)
     alone, waiting = None, [chat_model]
-    if opinion is not None:
+    if opinion is not None and opinion.weight:
         turn, waiting = Turn.of(context.tokenizer), []
         source = WithOffsets(source, Offsets(chat_model, turn, opinion, context.group))
         # Only the process that writes watches.
