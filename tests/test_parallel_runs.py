@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from fourstage.evaluation.likelihood import Opinion
-from fourstage.files import read_json, write_json
+from fourstage.files import read_json
 from parallel_support import launched, lines, run_together
 from pipeline_support import STAGES, go, recipe_file, results, rows, tiny
 
@@ -57,13 +56,17 @@ def test_every_form_of_rl_learns_on_two_processes_what_it_learns_on_one(taught, 
 
 @pytest.mark.parametrize("layout", ["replicas", "shards"])
 def test_a_score_learns_beside_the_same_opinion_on_two_processes(taught, tmp_path, layout):
+    # What even this chat model knows: such letters it has never read.
+    preferences = tmp_path / "preferences.jsonl"
+    pairs = [
+        {"prompt": f"What is {n}?", "chosen": f"Ann sings {n}.", "rejected": f"~{{^}}@ {n} #|~."}
+        for n in range(64)
+    ]
+    preferences.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     for processes in (1, 2):
         run = shutil.copytree(taught, tmp_path / str(processes))
-        shutil.rmtree(run / "reward")
-        # As a run that was killed had decided it: this chat model's own would weigh nothing.
-        write_json(run / "reward" / "opinion.json", asdict(Opinion(0.5, -16.0, 0.0)))
         asked = LAYOUTS[layout] if processes > 1 else []
-        told = [*asked, "reward.likelihood=true", "rl.steps=2"]
+        told = [*asked, f"data.preferences={preferences}", "reward.likelihood=true", "rl.steps=2"]
         run_together(recipe_file(tmp_path), run, processes, told)
     one, two = (rows(tmp_path / name, "reward") for name in ("1", "2"))
     assert len(one) == len(two) > 1
@@ -71,8 +74,9 @@ def test_a_score_learns_beside_the_same_opinion_on_two_processes(taught, tmp_pat
         for name in ("loss", "accuracy", "gradient_norm", "validation_loss"):
             if there.get(name) is not None:
                 assert here[name] == pytest.approx(there[name], rel=1e-4, abs=1e-5), name
-    found = [results(tmp_path / name, "reward")["metrics"] for name in ("1", "2")]
-    assert [each["likelihood_alone_weight"] for each in found] == [0.5, 0.5]
+    first, second = (results(tmp_path / name, "reward")["metrics"] for name in ("1", "2"))
+    weight = first["likelihood_alone_weight"]
+    assert weight == pytest.approx(second["likelihood_alone_weight"]) and weight > 0.1
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
