@@ -227,6 +227,24 @@ def test_the_stages_of_a_run_are_not_touched(tmp_path):
     assert "pretrain: finished and unchanged, kept" in said
 
 
+def test_a_score_is_tried_beside_the_opinion_that_the_stage_trains_it_beside(tmp_path):
+    from pipeline_support import go
+
+    preferences, run = tmp_path / "preferences.jsonl", tmp_path / "tiny"
+    pairs = [
+        {"prompt": f"What is {n}?", "chosen": f"Ann sings {n}.", "rejected": f"~{{^}}@ {n} #|~."}
+        for n in range(64)
+    ]
+    preferences.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    recipe = tiny(f"data.preferences={preferences}", "reward.likelihood=true")
+    for stage in ("pretrain", "sft"):
+        go(recipe, run, only=stage)
+    tuned = test(recipe, run, stage="reward", amount=64)
+    decided = list((run / "tune" / "reward").rglob("opinion.json"))
+    assert len(decided) == len(tuned.outcomes)
+    assert all(json.loads(each.read_text())["weight"] > 0.1 for each in decided)
+
+
 def test_faults_are_told_in_a_line(tmp_path, capsys):
     recipe, run = recipe_file(tmp_path), tmp_path / "run"
     cases = [
