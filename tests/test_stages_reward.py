@@ -158,6 +158,7 @@ def test_likelihoods_count_beside_the_score_in_the_folder_and_in_reinforcement_l
         run / "sft" / "model" / "model.safetensors"
     )
     assert told["weight"] == found["likelihood_weight"] >= 0
+    assert "in likelihood/" in (folder / "README.md").read_text()
     assert told["mean"] == found["reward_mean"] and told["std"] == found["reward_std"]
     assert 0 <= found["likelihood_right_wrong_accuracy"] <= 1
     go(tiny(*QUICK, "reward.likelihood=true", "reward.ensemble=2", "rl.steps=2"), run)

@@ -271,6 +271,11 @@ def save(
     product, words = PRODUCTS[context.stage]
     if context.stage == "rl":
         words = _learned_by(context.section) or words
+    elif context.stage == "reward" and context.section.likelihood:
+        words += (
+            " It is what is added to the chat model's opinion in likelihood/, beside which "
+            "reinforcement learning reads it: by itself it hardly knows right from wrong."
+        )
     adapted = widen(context, model)
     shown = [
         f"| {name} | {numbers.metrics[name]:.4f} |" for name in _SHOWN if name in numbers.metrics
