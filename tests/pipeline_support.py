@@ -123,6 +123,17 @@ def rows(run: Path, stage: str, name: str = "metrics.jsonl") -> list[dict[str, A
     return [json.loads(line) for line in (run / stage / name).read_text().splitlines()]
 
 
+def told_by_likelihood(folder: Path) -> str:
+    """Comparisons that even a chat model of few steps speaks to: it has never read such letters."""
+    pairs = [
+        {"prompt": f"What is {n}?", "chosen": f"Ann sings {n}.", "rejected": f"~{{^}}@ {n} #|~."}
+        for n in range(64)
+    ]
+    path = folder / "preferences.jsonl"
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    return f"data.preferences={path}"
+
+
 def left_behind(run: Path) -> list[str]:
     """What was being written and is no file of the run."""
     found = (path.relative_to(run).as_posix() for path in run.rglob("*"))

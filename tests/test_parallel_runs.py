@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from fourstage.files import read_json
 from parallel_support import launched, lines, run_together
-from pipeline_support import STAGES, go, recipe_file, results, rows, tiny
+from pipeline_support import STAGES, go, recipe_file, results, rows, tiny, told_by_likelihood
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 LAYOUTS = {"shards": ["parallel.shard=2"], "tensor": ["parallel.tensor=2"],
@@ -56,17 +55,11 @@ def test_every_form_of_rl_learns_on_two_processes_what_it_learns_on_one(taught, 
 
 @pytest.mark.parametrize("layout", ["replicas", "shards"])
 def test_a_score_learns_beside_the_same_opinion_on_two_processes(taught, tmp_path, layout):
-    # What even this chat model knows: such letters it has never read.
-    preferences = tmp_path / "preferences.jsonl"
-    pairs = [
-        {"prompt": f"What is {n}?", "chosen": f"Ann sings {n}.", "rejected": f"~{{^}}@ {n} #|~."}
-        for n in range(64)
-    ]
-    preferences.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    preferences = told_by_likelihood(tmp_path)
     for processes in (1, 2):
         run = shutil.copytree(taught, tmp_path / str(processes))
         asked = LAYOUTS[layout] if processes > 1 else []
-        told = [*asked, f"data.preferences={preferences}", "reward.likelihood=true", "rl.steps=2"]
+        told = [*asked, preferences, "reward.likelihood=true", "rl.steps=2"]
         run_together(recipe_file(tmp_path), run, processes, told)
     one, two = (rows(tmp_path / name, "reward") for name in ("1", "2"))
     assert len(one) == len(two) > 1

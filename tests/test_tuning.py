@@ -228,15 +228,10 @@ def test_the_stages_of_a_run_are_not_touched(tmp_path):
 
 
 def test_a_score_is_tried_beside_the_opinion_that_the_stage_trains_it_beside(tmp_path):
-    from pipeline_support import go
+    from pipeline_support import go, told_by_likelihood
 
-    preferences, run = tmp_path / "preferences.jsonl", tmp_path / "tiny"
-    pairs = [
-        {"prompt": f"What is {n}?", "chosen": f"Ann sings {n}.", "rejected": f"~{{^}}@ {n} #|~."}
-        for n in range(64)
-    ]
-    preferences.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    recipe = tiny(f"data.preferences={preferences}", "reward.likelihood=true")
+    run = tmp_path / "tiny"
+    recipe = tiny(told_by_likelihood(tmp_path), "reward.likelihood=true")
     for stage in ("pretrain", "sft"):
         go(recipe, run, only=stage)
     tuned = test(recipe, run, stage="reward", amount=64)

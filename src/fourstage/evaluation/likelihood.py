@@ -73,6 +73,10 @@ class Opinion:
     ceiling: float
     log_odds: float = 1.0
 
+    def held(self, least: Tensor) -> Tensor:
+        """Least log-probabilities between floor and ceiling."""
+        return least.clamp(self.floor, self.ceiling)
+
 
 class WithLikelihood(nn.Module):
     """`r + weight clip(min_t log p(token t), floor, ceiling)` over the tokens of the last answer.
@@ -114,8 +118,7 @@ class WithLikelihood(nn.Module):
     def least(self, tokens: Tensor, layout: Layout) -> Tensor:
         """[documents] log-probability of the least likely token of each last answer, in nats,
         between floor and ceiling."""
-        least = least_logprobs(self.language, tokens, layout, self.turn)
-        return least.clamp(self.opinion.floor, self.opinion.ceiling)
+        return self.opinion.held(least_logprobs(self.language, tokens, layout, self.turn))
 
 
 def least_logprobs(language: Transformer, tokens: Tensor, layout: Layout, turn: Turn) -> Tensor:

@@ -205,8 +205,8 @@ class Offsets:
         rows = [row.tolist() for row in batch.tokens.split(list(batch.lengths))]
         least = least_of_rows(self.language, self.turn, self.group.share(rows))
         told = self.opinion
-        held = told.weight * (least.clip(told.floor, told.ceiling) - told.ceiling)
-        own = list(torch.from_numpy(held).float().split(1))
+        added = told.weight * (told.held(torch.from_numpy(least)) - told.ceiling)
+        own = list(added.float().split(1))
         batch.documents["offsets"] = torch.cat(self.group.collect(own, len(rows)))
         return batch
 

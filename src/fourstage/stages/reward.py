@@ -109,7 +109,7 @@ def run(context: StageContext) -> dict[str, Any]:
             members.append(train_member(context, chat_model, references, number, opinion))
     model, numbers = members[0].model, Numbers().update(members[0].numbers)
     if opinion is not None:
-        for name in ("weight", "floor", "ceiling"):
+        for name in LIKELIHOOD_NUMBERS:
             numbers.add(f"likelihood_alone_{name}", getattr(opinion, name))
     scorer: Transformer | Ensemble = model
     if len(members) > 1:
@@ -147,21 +147,22 @@ def _with_likelihood(
 
 def _opinion_alone(context: StageContext, chat_model: Transformer) -> Opinion:
     """What a scorer is trained beside."""
-    store = Store.open(context.data / "reward" / "train")
-
-    def fit() -> dict[str, float]:
-        return asdict(chat_models_opinion(None, chat_model, context.tokenizer, store))
-
-    return Opinion(**context.decided("opinion", fit))
+    return Opinion(**context.decided("opinion", lambda: _fitted(context, None, chat_model)))
 
 
 def _opinion(context: StageContext, scorer: Scorer, chat_model: Transformer) -> Numbers:
-    store = Store.open(context.data / "reward" / "train")
-    opinion = chat_models_opinion(scorer, chat_model, context.tokenizer, store)
     numbers = Numbers()
-    for name, value in asdict(opinion).items():
+    for name, value in _fitted(context, scorer, chat_model).items():
         numbers.add(f"likelihood_{name}", value)
     return numbers
+
+
+def _fitted(
+    context: StageContext, scorer: Scorer | None, chat_model: Transformer
+) -> dict[str, float]:
+    """The fields of the chat model's opinion beside a scorer, or by itself."""
+    store = Store.open(context.data / "reward" / "train")
+    return asdict(chat_models_opinion(scorer, chat_model, context.tokenizer, store))
 
 
 def train_member(
